@@ -1,0 +1,120 @@
+"""Models on disk: safetensors whose metadata holds the configuration, the class names and the id table."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from detr_mini.detr import DETR, DETRConfig
+
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+FORMAT = "detr-mini 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in evaluation mode, class names and category ids by label, and facts about its making."""
+
+    model: DETR
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    info: dict = field(default_factory=dict)  # short_side, long_side (px or None), steps, AP ...
+
+
+def save(
+    path: str | Path,
+    model: DETR,
+    names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    info: dict | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes the model so that a reader sees the old file or the new one, never half of it.
+
+    Floating-point tensors are stored as `dtype`. Raises ValueError if names or ids do not fit num_classes.
+    """
+    if not len(names) == len(category_ids) == model.config.num_classes:
+        raise ValueError(
+            f"{len(names)} names and {len(category_ids)} category ids for a model of {model.config.num_classes} "
+            "classes: each label 0..K-1 needs one of both"
+        )
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "names": json.dumps(list(names)),
+        "category_ids": json.dumps(list(category_ids)),
+        "info": json.dumps(info or {}),
+    }
+    tensors = {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    save_file(tensors, unfinished, metadata)
+    os.replace(unfinished, path)
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a path, or of a shipped checkpoint's name such as "toybox-mini"; FileNotFoundError if neither."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.is_dir() and (path / "best.safetensors").is_file():
+        return path / "best.safetensors"
+    shipped = SHIPPED / f"{name_or_path}.safetensors"
+    if shipped.is_file():
+        return shipped
+    if not SHIPPED.is_dir():
+        raise FileNotFoundError(
+            f"no file {name_or_path}, and no folder data/checkpoints beside the package: shipped checkpoints come "
+            "with a checkout; git clone the project and run pip install -e . inside it"
+        )
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none"
+    raise FileNotFoundError(f"no file {name_or_path}, and no shipped checkpoint of that name (there are: {known})")
+
+
+def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Reads a checkpoint by path or shipped name; never touches the network.
+
+    Raises FileNotFoundError, or ValueError where the file is cut short, not ours, or of another model.
+    """
+    path = find(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): cut short, or another format") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} has no metadata of {FORMAT!r}: it is not a checkpoint written by detr-mini")
+    settings = json.loads(metadata["config"])
+    unknown = set(settings) - {f.name for f in fields(DETRConfig)}
+    if unknown:
+        raise ValueError(f"{path} has settings that this version does not know: {', '.join(sorted(unknown))}")
+    model = DETR(DETRConfig(**settings))
+    load_weights(model, tensors, path)
+    names, ids = tuple(json.loads(metadata["names"])), tuple(json.loads(metadata["category_ids"]))
+    return Checkpoint(model.to(device).eval(), names, ids, json.loads(metadata["info"]))
+
+
+def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Fills the model with tensors by name; ValueError that names what is missing, left over or of other shape."""
+    own = model.state_dict()
+    missing, left_over = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or left_over:
+        raise ValueError(
+            f"{source} holds another model: {len(missing)} tensors missing ({', '.join(missing[:3])} ...), "
+            f"{len(left_over)} left over ({', '.join(left_over[:3])} ...)"
+        )
+    for key, value in own.items():
+        if value.shape != tensors[key].shape:
+            raise ValueError(
+                f"{source}: {key} has shape {tuple(tensors[key].shape)}, the model wants {tuple(value.shape)}"
+            )
+    model.load_state_dict(tensors)

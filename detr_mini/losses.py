@@ -1,0 +1,111 @@
+"""The set prediction loss over all decoder layers at once."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor
+
+from detr_mini import matching
+from detr_mini.boxes import cxcywh_to_xyxy, paired_giou
+from detr_mini.matching import Match, PaddedTargets, match, pad_targets
+
+# Shapes: L decoder layers · B images · Q queries · T true boxes (padded) · K classes
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the loss's parts (the authors' 1, 5, 2), and of the class "no object" inside the first."""
+
+    label: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+    no_object: float = 0.1
+    auxiliary: bool = True  # whether decoder layers before the last are trained too
+
+
+@dataclass(frozen=True)
+class SetLoss:
+    """total (), and its unweighted parts by decoder layer: label, l1, giou (L,); the match that was used."""
+
+    total: Tensor
+    label: Tensor
+    l1: Tensor
+    giou: Tensor
+    match: Match = field(repr=False)
+
+
+def set_loss(
+    logits: Tensor,
+    boxes_cxcywh: Tensor,
+    targets: list[dict],
+    weights: Weights | None = None,
+    matching_weights: matching.Weights | None = None,
+) -> SetLoss:
+    """Matches queries (logits (L, B, Q, K+1), boxes (L, B, Q, 4)) to objects, and judges each by its match.
+
+    The class part is a mean weighted by class weight, the box parts are sums divided by the number of objects;
+    across processes both divisors are those of the whole batch. Raises what `matching.match` raises.
+    Source: DETR, section 3.1, equations 2 and A.2.
+    """
+    weights = weights or Weights()
+    padded = pad_targets(targets, logits.device)
+    logits, boxes_cxcywh = logits.float(), boxes_cxcywh.float()
+    matched = match(logits, boxes_cxcywh, padded, matching_weights)
+    label = label_loss(logits, padded, matched, weights.no_object)
+    l1, giou = box_losses(boxes_cxcywh, padded, matched)
+    parts = weights.label * label + weights.l1 * l1 + weights.giou * giou  # (L,)
+    total = parts.sum() if weights.auxiliary else parts[-1]
+    return SetLoss(total, label.detach(), l1.detach(), giou.detach(), matched)
+
+
+def label_loss(logits: Tensor, targets: PaddedTargets, matched: Match, no_object: float) -> Tensor:
+    """Cross-entropy of every query, "no object" down-weighted: logits (L, B, Q, K+1), to (L,)."""
+    queries, classes = logits.shape[2], logits.shape[3] - 1
+    place = torch.where(matched.query >= 0, matched.query, queries)  # (L, B, T); unmatched: one past the end
+    wanted = torch.full((*logits.shape[:2], queries + 1), classes, device=logits.device)
+    wanted = wanted.scatter(2, place, targets.labels.expand_as(place))[:, :, :queries]  # (L, B, Q)
+    class_weights = logits.new_ones(classes + 1)
+    class_weights[classes] = no_object
+    nats = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), class_weights, reduction="none")
+    divisor = mean_over_processes(class_weights[wanted].sum(dim=(1, 2)))  # (L,)
+    return nats.view_as(wanted).sum(dim=(1, 2)) / divisor.clamp(min=1e-9)
+
+
+def box_losses(boxes_cxcywh: Tensor, targets: PaddedTargets, matched: Match) -> tuple[Tensor, Tensor]:
+    """L1 and 1 - GIoU of matched pairs, per object: boxes (L, B, Q, 4), to two tensors (L,)."""
+    place = matched.query.clamp(min=0)[..., None].expand(-1, -1, -1, 4)  # (L, B, T, 4)
+    predicted = boxes_cxcywh.gather(2, place)
+    true = targets.boxes_cxcywh.expand_as(predicted)
+    counted = (matched.query >= 0).to(predicted.dtype)  # (L, B, T)
+    l1 = (predicted - true).abs().sum(-1)
+    giou = 1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+    objects = predicted.new_full((), float(sum(targets.counts)))
+    divisor = mean_over_processes(objects).clamp(min=1)
+    return (l1 * counted).sum(dim=(1, 2)) / divisor, (giou * counted).sum(dim=(1, 2)) / divisor
+
+
+def mean_over_processes(divisor: Tensor) -> Tensor:
+    """The divisor's mean over all processes: DDP averages gradients, so this gives the whole batch's loss."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return divisor
+    divisor = divisor.clone()
+    torch.distributed.all_reduce(divisor)
+    return divisor / torch.distributed.get_world_size()
+
+
+@torch.no_grad()
+def class_error(logits: Tensor, targets: PaddedTargets, matched: Match) -> Tensor:
+    """Per cent of matched objects whose query's likeliest class is wrong, last layer; 100 when there is no object."""
+    query = matched.query[-1]  # (B, T)
+    guess = logits[-1].argmax(-1).gather(1, query.clamp(min=0))
+    right = ((guess == targets.labels) & (query >= 0)).sum()
+    return 100 - 100 * right / max(sum(targets.counts), 1)
+
+
+@torch.no_grad()
+def cardinality_error(logits: Tensor, targets: PaddedTargets) -> Tensor:
+    """Mean distance between the number of queries that name an object and the number of objects, last layer."""
+    named = (logits[-1].argmax(-1) != logits.shape[-1] - 1).sum(1)
+    return (named - targets.valid.sum(1)).abs().float().mean()

@@ -1,0 +1,20 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """photos("cards") is the folder of that data set; without it the test is skipped, or fails where CI has it."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get("DETR_MINI_DATA")
+        if root and (Path(root) / name).is_dir():
+            return Path(root) / name
+        reason = "set DETR_MINI_DATA to a folder holding bccd/, cards/, coco_mini/"
+        if os.environ.get("CI") == "true" and root and Path(root).is_dir():
+            pytest.fail(f"{reason}: {name} is not there")
+        pytest.skip(reason)
+
+    return folder

@@ -83,7 +83,7 @@ class Tiny(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        # Channels last is the layout in which CPU convolutions run fastest: a third off the backbone's time.
+        # The layout in which CPU convolutions run fastest: about a third off the backbone's time.
         images = images.contiguous(memory_format=torch.channels_last)
         return self.blocks(self.stem(images))  # (B, 3, H, W) -> (B, 32, H/2, W/2) -> (B, 128, H/8, W/8)
 
@@ -150,6 +150,7 @@ class EfficientNetLite0(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)  # as for Tiny
         return self.blocks(self.bn1(self.conv_stem(images)))  # (B, 320, h, w)
 
 

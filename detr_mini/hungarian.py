@@ -125,9 +125,7 @@ class _Search:
 
     def _look_from(self, row: int) -> None:
         reduced = self.cost[row] - self.row_potentials[row] - self.column_potentials
-        reduced = reduced.clip(
-            min=0
-        )  # rounding may leave -1e-17, which would make a column's potential positive
+        reduced = reduced.clip(min=0)  # rounding may leave -1e-17: a column's potential would turn positive
         nearer = ~self.visited & (reduced < self.slack)
         self.slack[nearer] = reduced[nearer]
         self.reached_from[nearer] = row

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def photos():
-    """photos("cards") is the folder of that data set; without it the test is skipped, or fails where CI has it."""
+    """photos("cards") is the folder of that data set; without it the test skips; in CI it fails."""
 
     def folder(name: str) -> Path:
         root = os.environ.get("DETR_MINI_DATA")

@@ -56,16 +56,16 @@ def test_resnet_keys_are_torchvisions_without_counters(name):
 
 
 def test_resnet_equals_torchvisions_with_the_same_weights():
-    theirs = torchvision.models.resnet50(weights=None).eval()
+    theirs = torchvision.models.resnet50(weights=None).double().eval()
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean, std=0.1)
-    ours = backbones.build("resnet50").train()  # frozen batch-norm is the same in training mode
+    ours = backbones.build("resnet50").double().train()  # frozen batch-norm is the same in training mode
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
     last = {}
     theirs.layer4.register_forward_hook(lambda module, inputs, output: last.update(features=output))
-    images = torch.rand(1, 3, 64, 96)
+    images = torch.rand(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         theirs(images)
         torch.testing.assert_close(ours(images), last["features"])

@@ -1,4 +1,4 @@
-"""COCO's AP on planted answers: what is right, wrong, ignored, and how it is cut by class, size, layer and NMS."""
+"""COCO's AP on planted answers: right, wrong, ignored; by class, size and layer, with and without NMS."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ Answer = tuple[int, float, Box]  # label, probability, box xyxy px
 
 
 class Scenes(Dataset):
-    """Blank images of the given (H, W), each with objects (label, box xyxy px); crowds only in the ground truth."""
+    """Blank images of these (H, W) with objects (label, box xyxy px); crowds only in the ground truth."""
 
     names, category_ids, size_edges_px = NAMES, IDS, (8.0, 24.0)
 
@@ -63,7 +63,7 @@ class Scenes(Dataset):
 
 
 class Planted(nn.Module):
-    """A model that gives each image, known by the number in its first pixel, the planted answers of each layer."""
+    """Gives each image, known by the number in its first pixel, the answers planted for each layer."""
 
     def __init__(self, sizes: list[tuple[int, int]], layers: list[list[list[Answer]]], classes: int = 2):
         super().__init__()

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "detr_mini"
 ROWS = [
     "boxes", "hungarian", "matching", "losses", "attention", "positions", "transformer", "backbones", "detr",
     "listing", "download", "checkpoints",
-    "datasets.batches", "datasets.transforms", "datasets.sprites", "datasets.toybox", "datasets.coco", "datasets",
-    "detection", "evaluation", "training", "plots", "widgets", "checks", "doctor", "cli",
+    "datasets.batches", "datasets.transforms", "datasets.sprites", "datasets.toybox", "datasets.coco",
+    "datasets", "detection", "evaluation", "training", "plots", "widgets", "checks", "doctor", "cli",
 ]
 # fmt: on
 CORE = ("boxes", "matching", "losses", "attention", "positions", "transformer", "detr")

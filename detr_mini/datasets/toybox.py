@@ -13,7 +13,7 @@ from pycocotools.mask import encode as encode_mask
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from detr_mini.datasets.sprites import CATEGORY_IDS, COCO_IDS, MIN_SPRITE, NAMES, SpriteCache, recolour
+from detr_mini.datasets.sprites import CATEGORY_IDS, COCO_IDS, MIN_SPRITE, NAMES, SEEN, SpriteCache, recolour
 
 # T objects · H, W image in px · h, w sprite in px
 MODES = ("mixed", "crowd", "grid")
@@ -107,7 +107,7 @@ class _Canvas:
 
     def add(self, sprite: np.ndarray, label: int, x: int, y: int) -> bool:
         """Put the sprite's corner at (x, y) px unless a limit of the configuration forbids it."""
-        size, opaque = self.config.size, sprite[3] > 127
+        size, opaque = self.config.size, sprite[3] > SEEN
         crop = np.s_[max(0, -y) : max(0, size - y), max(0, -x) : max(0, size - x)]
         mask = opaque[crop]
         top, left = max(0, y), max(0, x)

@@ -14,6 +14,7 @@ COCO_IDS = {
 }  # fmt: skip
 NAMES = tuple(COCO_IDS)
 CATEGORY_IDS = tuple(COCO_IDS.values())
+SEEN = 63  # 0..255, alpha above which a pixel belongs to the mask: all that is drawn lies within 1 px of it
 MIN_SPRITE = 8  # px: the smallest side at which every sprite is 3 px wide and high and has 12 px
 CACHE_BYTES = 160 << 20
 
@@ -53,8 +54,9 @@ def _render(label: int, side: int, angle: int) -> np.ndarray:
     to_px = side / source.width
     shape = (max(1, round(turned.width * to_px)), max(1, round(turned.height * to_px)))
     rgba = np.asarray(turned.resize(shape, Image.Resampling.BILINEAR))
-    drawn = rgba[..., 3] > 7  # a fainter rim would be drawn without being seen
+    drawn = rgba[..., 3] > 7  # the rest is too faint to be seen
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+    rgba = rgba * drawn[..., None]
     tight = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.ascontiguousarray(tight.transpose(2, 0, 1))  # (h, w, 4) -> (4, h, w)
 

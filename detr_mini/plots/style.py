@@ -1,0 +1,46 @@
+"""What all figures share: one colour for each role, text that reads on any picture, PNG on white."""
+
+import io
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+# Okabe and Ito's palette, told apart with any colour vision; a role keeps its colour in every notebook.
+QUERY = "#0072B2"  # blue: what a query predicts
+OBJECT = "#E69F00"  # orange: what is truly there
+MATCHED = "#009E73"  # green: a query and the object it was matched with
+UNMATCHED = "#767676"  # grey: a query that has none, "no object"
+INK = "#222222"
+HEAT = "inferno"  # attention and other amounts from nothing to much
+DPI = 120
+SEAM = [withStroke(linewidth=4, foreground="white")]  # keeps a line visible on a dark picture
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty white figure of that size in inches, with a canvas of its own and no window."""
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of an opaque PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor="white")
+    return file.getvalue()
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure as PNG; the folder is made where it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show the figure under a notebook's cell; `alt` says in words what is to be seen in it."""
+    from IPython.display import Image, display  # of the extra `lab`, which every notebook has
+
+    display(Image(data=png(figure), alt=alt))

@@ -58,9 +58,7 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2)), weights  # (B, h, N, d) -> (B, N, D)
 
 
-def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dropout: float
-) -> tuple[Tensor, None]:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dropout: float) -> tuple[Tensor, None]:
     """Attention of q (B, h, N, d) over k, v (B, h, S, d) without ever storing the (N, S) weights."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout), None
 

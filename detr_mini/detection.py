@@ -58,9 +58,7 @@ def detections(
     """
     logits, boxes = output.logits[layer], output.boxes[layer]  # (B, Q, K+1), (B, Q, 4)
     if len(original_sizes) != len(logits):
-        raise ValueError(
-            f"{len(original_sizes)} original sizes for {len(logits)} images: wanted one (H, W) each"
-        )
+        raise ValueError(f"{len(original_sizes)} original sizes for {len(logits)} images: wanted one (H, W) each")
     if len(names) != logits.shape[-1] - 1:
         raise ValueError(
             f"{len(names)} class names for a model of {logits.shape[-1] - 1} classes: "

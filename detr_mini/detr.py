@@ -50,6 +50,7 @@ class DETRConfig:
             feedforward=384,
             dropout=0.0,
             pre_norm=True,
+            temperature=20.0,
         )
         return replace(mini, **changes)
 

@@ -224,9 +224,7 @@ def _browser() -> Check:
     found = next((name for name in BROWSERS if shutil.which(name)), None)
     if found:
         return Check("browser", True, f"{found}, for tests of the widgets")
-    return Check(
-        "browser", None, "no Chromium on the PATH, wanted only by tests of the widgets", "install chromium"
-    )
+    return Check("browser", None, "no Chromium on the PATH, wanted only by tests of the widgets", "install chromium")
 
 
 def _disk() -> Check:

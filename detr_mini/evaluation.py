@@ -78,9 +78,7 @@ def evaluate(
     """
     layers = model.config.decoder_layers
     if not -layers <= layer < layers:
-        raise ValueError(
-            f"decoder layer {layer} of a model that has {layers}: layers count from 0, or -1 for the last"
-        )
+        raise ValueError(f"decoder layer {layer} of a model that has {layers}: layers count from 0, or -1 for the last")
     ways = [(layer % layers, nms_iou)]
     found, speed = _run(model, dataset, ways, batch_size, device, category_ids, workers, progress)
     (report,) = _reports(dataset, found, speed)

@@ -80,9 +80,7 @@ class DecoderLayer(FeedForward):
 
         def attend_image(x: Tensor) -> Tensor:
             nonlocal weights
-            x, weights = self.multihead_attn(
-                x + query_positions, memory + positions, memory, padding, return_weights
-            )
+            x, weights = self.multihead_attn(x + query_positions, memory + positions, memory, padding, return_weights)
             return x
 
         states = self.residual(states, self.norm1, attend_queries)
@@ -95,9 +93,7 @@ class Encoder(nn.Module):
 
     def __init__(self, layers: int, width: int, heads: int, feedforward: int, dropout: float, pre_norm: bool):
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, feedforward, dropout, pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, feedforward, dropout, pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(width) if pre_norm else None
 
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor | None, return_weights: bool = False):
@@ -113,9 +109,7 @@ class Decoder(nn.Module):
 
     def __init__(self, layers: int, width: int, heads: int, feedforward: int, dropout: float, pre_norm: bool):
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, heads, feedforward, dropout, pre_norm) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout, pre_norm) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, query_positions: Tensor, memory: Tensor, positions: Tensor, padding, return_weights=False):

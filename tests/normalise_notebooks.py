@@ -33,9 +33,7 @@ ABSOLUTE_PATH = re.compile(
     r"|\b[A-Za-z]:\\\w"
 )
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
-INSTALLS = re.compile(
-    r"^\s*[!%]+\s*(?:pip|conda|mamba|uv|apt)\b|-m['\", ]+pip\b|\bpip['\", ]+install\b", re.M
-)
+INSTALLS = re.compile(r"^\s*[!%]+\s*(?:pip|conda|mamba|uv|apt)\b|-m['\", ]+pip\b|\bpip['\", ]+install\b", re.M)
 REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*<?(?:https?:)?//|<img[^>]+src=[\"']?(?:https?:)?//", re.I)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|\b(?:href|src)=[\"']([^\"']+)")
 
@@ -141,9 +139,7 @@ def _output_faults(cell: NotebookNode) -> Iterator[str]:
             yield f"wrote to stderr (a warning?): {output.text[:80]!r}"
         if WIDGET_VIEW in output.get("data", {}):
             yield "a widget's view"
-        if PHOTOS in cell.metadata.get("tags", []) and any(
-            k.startswith("image/") for k in output.get("data", {})
-        ):
+        if PHOTOS in cell.metadata.get("tags", []) and any(k.startswith("image/") for k in output.get("data", {})):
             yield "photographs stored"
     for text in output_texts(cell):
         if re.search(r"\w*Warning:", text):
@@ -155,9 +151,7 @@ def _output_faults(cell: NotebookNode) -> Iterator[str]:
 def output_texts(cell: NotebookNode) -> list[str]:
     """Everything in a cell's outputs that is text."""
     outputs = cell.get("outputs", [])
-    data = [
-        value for output in outputs for key, value in output.get("data", {}).items() if "image/p" not in key
-    ]
+    data = [value for output in outputs for key, value in output.get("data", {}).items() if "image/p" not in key]
     return [str(text) for text in [*(output.get("text", "") for output in outputs), *data]]
 
 
@@ -167,11 +161,7 @@ def shows_something(source: str) -> bool:
         tree = ast.parse(source)
     except SyntaxError:  # a magic
         return False
-    calls = [
-        line.value.func
-        for line in tree.body
-        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)
-    ]
+    calls = [line.value.func for line in tree.body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)]
     names = {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
     return bool(names & {"print", "display", "show"})
 

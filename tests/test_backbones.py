@@ -40,9 +40,7 @@ def test_tiny_is_small_and_trains_everything():
 def test_resnet50_has_the_published_parameters_and_freezes_the_stem():
     backbone = backbones.build("resnet50")
     assert count(backbone) == 23_454_912
-    assert (
-        count(backbone, trainable_only=True) == 41_302_368 - 18_069_856
-    )  # the model less all but its backbone
+    assert count(backbone, trainable_only=True) == 41_302_368 - 18_069_856  # the model less all but its backbone
     assert not backbone.conv1.weight.requires_grad
     assert not any(p.requires_grad for p in backbone.layer1.parameters())
     assert all(p.requires_grad for p in backbone.layer2.parameters())

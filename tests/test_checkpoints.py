@@ -28,7 +28,10 @@ def test_what_is_saved_comes_back(model, tmp_path):
 
 
 def test_half_precision_halves_the_file_and_loads_as_float32(model, tmp_path):
-    whole, half = saved(model, tmp_path / "a.safetensors"), saved(model, tmp_path / "b.safetensors", dtype=torch.float16)
+    whole, half = (
+        saved(model, tmp_path / "a.safetensors"),
+        saved(model, tmp_path / "b.safetensors", dtype=torch.float16),
+    )
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     loaded = checkpoints.load(half).model
     assert all(p.dtype == torch.float32 for p in loaded.parameters())

@@ -32,9 +32,7 @@ def write(root, content=CONTENT, split="train", folder="train", json_name=None):
     (root / "annotations" / (json_name or f"instances_{split}.json")).write_text(json.dumps(content))
     (root / folder).mkdir(parents=True, exist_ok=True)
     for image in content["images"]:
-        Image.new("RGB", (image["width"], image["height"]), (250, 100, 0)).save(
-            root / folder / image["file_name"]
-        )
+        Image.new("RGB", (image["width"], image["height"]), (250, 100, 0)).save(root / folder / image["file_name"])
     return root
 
 
@@ -49,14 +47,10 @@ def test_labels_are_contiguous_and_crowds_and_empty_boxes_no_targets(tmp_path):
     assert len(data) == 2
     assert (data.category_ids, data.names) == ((4, 90), ("plane", "tooth brush"))
     image, target = data[0]
-    assert (
-        image.shape == (3, 10, 20) and image.dtype == torch.uint8 and image[:, 0, 0].tolist() == [250, 100, 0]
-    )
+    assert image.shape == (3, 10, 20) and image.dtype == torch.uint8 and image[:, 0, 0].tolist() == [250, 100, 0]
     assert target["labels"].tolist() == [1, 0]
     # (2, 1, 10, 5) of 20 x 10 px; the second box is cut to (15, 5, 20, 10)
-    torch.testing.assert_close(
-        target["boxes"], torch.tensor([[0.35, 0.35, 0.5, 0.5], [0.875, 0.75, 0.25, 0.5]])
-    )
+    torch.testing.assert_close(target["boxes"], torch.tensor([[0.35, 0.35, 0.5, 0.5], [0.875, 0.75, 0.25, 0.5]]))
     assert (target["image_id"], target["size"], target["original_size"]) == (70, (10, 20), (10, 20))
     _, empty = data[1]
     assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,) and empty["image_id"] == 3
@@ -105,9 +99,7 @@ def test_layouts(tmp_path, split, json_name, folder):
 
 def test_what_is_not_there_is_listed(tmp_path):
     write(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"instances_val\.json.*instances_val2017\.json.*there: train"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"instances_val\.json.*instances_val2017\.json.*there: train"):
         CocoFolder(tmp_path, "val")
     with pytest.raises(FileNotFoundError, match="splits there: none"):
         open_split(tmp_path / "nowhere", "train")

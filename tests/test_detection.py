@@ -72,9 +72,7 @@ def test_without_detections_the_tensors_are_empty_but_shaped():
 
 def test_nms_drops_the_weaker_duplicate_of_a_class_and_leaves_other_classes_and_places():
     shifted = (0.52, 0.5, 0.5, 0.5)  # IoU 0.92 with MIDDLE
-    output = planted(
-        [(0, 0.8, MIDDLE), (0, 0.9, shifted), (1, 0.75, MIDDLE), (0, 0.71, (0.1, 0.1, 0.1, 0.1))]
-    )
+    output = planted([(0, 0.8, MIDDLE), (0, 0.9, shifted), (1, 0.75, MIDDLE), (0, 0.71, (0.1, 0.1, 0.1, 0.1))])
     assert [len(detections(output, [(100, 100)], NAMES, nms_iou=iou)[0]) for iou in (None, 0.95, 0.7)] == [
         4,
         4,
@@ -189,9 +187,7 @@ def test_grey_transparent_and_turned_pictures(tmp_path):
     turned.save(tmp_path / "turned.png", exif=exif)
     found = detect(checkpoint(), [tmp_path / "turned.png", turned.convert("L"), turned.convert("RGBA")])
     assert found[0].boxes_xyxy_px.round().tolist() == [[30, 0, 40, 30]]
-    assert (
-        found[1].boxes_xyxy_px.round().tolist() == found[2].boxes_xyxy_px.round().tolist() == [[0, 0, 30, 10]]
-    )
+    assert found[1].boxes_xyxy_px.round().tolist() == found[2].boxes_xyxy_px.round().tolist() == [[0, 0, 30, 10]]
 
 
 def test_attention_comes_beside_the_detections_when_asked_for():

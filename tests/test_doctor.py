@@ -244,9 +244,7 @@ def test_the_report_on_this_machine():
     """What notebook 00 shows: it passes wherever the tests run, a line a check, no path from the root."""
     checks = doctor.run()
     assert not [str(check) for check in checks if check.ok is False]
-    assert {"Python", "torch", "GPU", "precision", "photographs", "checkpoints", "widgets"} <= set(
-        by_name(checks)
-    )
+    assert {"Python", "torch", "GPU", "precision", "photographs", "checkpoints", "widgets"} <= set(by_name(checks))
     assert not [str(check) for check in checks if str(doctor.PROJECT) in str(check)]
 
 

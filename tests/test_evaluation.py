@@ -76,9 +76,7 @@ class Planted(nn.Module):
         self.calls += 1
         assert not self.training and not torch.is_grad_enabled()
         numbers = (images[:, 0, 0, 0] * 0.229 * 255 + 0.485 * 255).round().int().tolist()
-        probabilities = torch.full(
-            (len(self.layers), len(images), self.queries, self.config.num_classes + 1), 1e-9
-        )
+        probabilities = torch.full((len(self.layers), len(images), self.queries, self.config.num_classes + 1), 1e-9)
         probabilities[..., -1] = 1
         boxes = torch.full((len(self.layers), len(images), self.queries, 4), 0.5)
         for depth, layer in enumerate(self.layers):
@@ -137,9 +135,7 @@ def test_a_false_alarm_above_the_only_object_halves_precision_and_one_below_cost
 
 def test_one_of_two_objects_found_fills_51_of_101_recall_points():
     size, boxes = [(100, 100)], [(10.0, 10, 40, 40), (60.0, 60, 90, 90)]
-    report = evaluate(
-        Planted(size, [[[(0, 0.9, boxes[0])]]]), Scenes(size, [[(0, box) for box in boxes]]), **QUIET
-    )
+    report = evaluate(Planted(size, [[[(0, 0.9, boxes[0])]]]), Scenes(size, [[(0, box) for box in boxes]]), **QUIET)
     assert report.ap == report.ap50 == pytest.approx(51 / 101)
 
 
@@ -220,9 +216,7 @@ def test_layers_are_scored_with_and_without_nms_in_one_pass():
 
 def test_without_any_object_ap_is_not_defined():
     with pytest.raises(ValueError, match="no object to find"):
-        evaluate(
-            Planted(SIZES, [PERFECT]), Scenes(SIZES, [[], [], []], crowds=[(0, 0, (0.0, 0, 9, 9))]), **QUIET
-        )
+        evaluate(Planted(SIZES, [PERFECT]), Scenes(SIZES, [[], [], []], crowds=[(0, 0, (0.0, 0, 9, 9))]), **QUIET)
 
 
 def test_the_mode_comes_back_and_nothing_is_printed(capsys):
@@ -234,9 +228,7 @@ def test_the_mode_comes_back_and_nothing_is_printed(capsys):
 
 
 def test_the_report_as_numbers_and_as_text():
-    report = evaluate(
-        Planted(SIZES, [PERFECT]), Scenes(SIZES, [OBJECTS[0][:1], [], []]), nms_iou=0.5, **QUIET
-    )
+    report = evaluate(Planted(SIZES, [PERFECT]), Scenes(SIZES, [OBJECTS[0][:1], [], []]), nms_iou=0.5, **QUIET)
     numbers = report.to_dict()
     assert numbers["per_class"]["dog"] is None and numbers["ap_small"] is None and numbers["nms_iou"] == 0.5
     lines = report.table().splitlines()

@@ -86,6 +86,13 @@ def test_every_step_holds_the_certificate_and_every_augmentation_is_optimal_so_f
             assert abs(total - known[linear_sum_assignment(known)].sum()) <= tolerance(cost)
 
 
+def test_rounding_makes_no_potential_positive():
+    for seed in range(100):  # tenths do not add up in binary
+        cost = np.random.default_rng(seed).integers(0, 10, (12, 12)) / 10
+        *_, last = hungarian.trace(cost)
+        assert_certified(cost, last)
+
+
 @given(COSTS)
 def test_the_last_step_of_the_trace_is_the_solution(cost):
     steps = list(hungarian.trace(cost))

@@ -28,9 +28,7 @@ def test_a_stored_notebook_is_in_order(path):
     assert not list(tool.faults(notebook, path.parent))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("data/*.md")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("data/*.md")), ids=lambda p: p.stem)
 def test_links_in_texts_resolve(path):
     assert not tool.broken_links(path.read_text(encoding="utf-8"), path.parent)
 

@@ -128,9 +128,7 @@ def scratch(tmp_path):
         log.write_text("")
         inherited = {"PATH": os.environ["PATH"]}
         command = ["make", f"PYTHON={fake}", *arguments]
-        done = subprocess.run(
-            command, cwd=folder, env=inherited | environment, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=folder, env=inherited | environment, capture_output=True, text=True)
         return done, log.read_text().splitlines()
 
     run.folder = folder

@@ -122,9 +122,7 @@ def test_border_cuts_objects_up_to_the_limit(cut):
     shares = []
     for index in range(80):
         drawn = scene(index, config, 2)
-        whole = (
-            toybox._cache.get(int(drawn.labels[0]), 24, 0)[3] > sprites.SEEN
-        )  # 25.6 px in steps of 5 % is 24
+        whole = toybox._cache.get(int(drawn.labels[0]), 24, 0)[3] > sprites.SEEN  # 25.6 px in steps of 5 % is 24
         shares.append(1 - drawn.masks.sum() / whole.sum())
     assert max(shares) <= cut + 1e-9
     assert sum(share > 0.02 for share in shares) >= (10 if cut else 0)

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-Target = (
-    dict  # boxes (T, 4) cxcywh in 0..1, labels (T,) int64, image_id int, size and original_size (H, W) px
-)
+Target = dict  # boxes (T, 4) cxcywh in 0..1, labels (T,) int64, image_id int, size and original_size (H, W) px
 TOLERANCE = 1e-4  # what rounding may push a centre or a size over the border of 0..1
 
 
@@ -64,11 +62,7 @@ def check_target(target: Target, num_classes: int) -> None:
     if not good.all():
         item = int((~good).nonzero()[0])
         box = boxes[item].tolist()
-        cause = (
-            "are these pixels?"
-            if max(box) > 2
-            else "NaN, an empty box, or corners instead of centre and size?"
-        )
+        cause = "are these pixels?" if max(box) > 2 else "NaN, an empty box, or corners instead of centre and size?"
         raise ValueError(
             f"{image}, box {item}: {box} is not (cx, cy, w, h) in 0..1 of the image with w, h > 0: {cause}"
         )

@@ -82,9 +82,7 @@ class CocoFolder(Dataset):
 
     def ground_truth(self) -> dict:
         """Images, annotations (crowds included, original px, category ids) and categories for pycocotools."""
-        images = [
-            {key: image[key] for key in ("id", "file_name", "width", "height")} for image in self._images
-        ]
+        images = [{key: image[key] for key in ("id", "file_name", "width", "height")} for image in self._images]
         annotations = [
             {
                 "id": number,  # from 1: pycocotools takes a match with annotation 0 for no match
@@ -135,9 +133,7 @@ def _annotation_file(root: Path, split: str) -> Path:
         if path.is_file():
             return path
     there = ", ".join(available_splits(root)) or "none"
-    raise FileNotFoundError(
-        f"no annotations for split {split!r}: tried {_listed(tried)}; splits there: {there}"
-    )
+    raise FileNotFoundError(f"no annotations for split {split!r}: tried {_listed(tried)}; splits there: {there}")
 
 
 def _image_folder(root: Path, split: str, images: list[dict]) -> Path:
@@ -146,9 +142,7 @@ def _image_folder(root: Path, split: str, images: list[dict]) -> Path:
         return tried[0]
     folder = next((folder for folder in tried if (folder / images[0]["file_name"]).is_file()), None)
     if folder is None:
-        raise FileNotFoundError(
-            f"image {images[0]['file_name']} of split {split!r} not found: tried {_listed(tried)}"
-        )
+        raise FileNotFoundError(f"image {images[0]['file_name']} of split {split!r} not found: tried {_listed(tried)}")
     missing = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -190,13 +184,9 @@ def _check_ids(path: Path, part: str, entries: list[dict], whole: tuple[str, ...
     for entry in entries:
         for key in whole:
             if not isinstance(entry[key], int):
-                raise ValueError(
-                    f"{path}: {part} id {entry['id']!r} has {key} {entry[key]!r}; wanted a whole number"
-                )
+                raise ValueError(f"{path}: {part} id {entry['id']!r} has {key} {entry[key]!r}; wanted a whole number")
         if entry["id"] in seen:
-            raise ValueError(
-                f"{path}: {part} id {entry['id']} occurs twice: two files merged without new ids?"
-            )
+            raise ValueError(f"{path}: {part} id {entry['id']} occurs twice: two files merged without new ids?")
         seen.add(entry["id"])
 
 
@@ -211,9 +201,7 @@ def _boxes_by_image(path: Path, content: dict) -> dict[int, list[dict]]:
         if annotation["image_id"] not in images:
             raise ValueError(f"{where}: image_id {annotation['image_id']!r} is not among the images")
         if annotation["category_id"] not in categories:
-            raise ValueError(
-                f"{where}: category_id {annotation['category_id']!r} is not among the categories"
-            )
+            raise ValueError(f"{where}: category_id {annotation['category_id']!r} is not among the categories")
         image, bbox = images[annotation["image_id"]], annotation["bbox"]
         if _has_area(where, bbox, image["width"], image["height"]):
             boxes_of[annotation["image_id"]].append(annotation)
@@ -232,9 +220,7 @@ def _has_area(where: str, bbox: list[float], width: int, height: int) -> bool:
         raise ValueError(f"{where}: bbox {bbox!r} is not four finite numbers [x, y, width, height]")
     x, y, w, h = bbox
     if w < 0 or h < 0:
-        raise ValueError(
-            f"{where}: bbox {bbox} has a negative size: corners instead of [x, y, width, height]?"
-        )
+        raise ValueError(f"{where}: bbox {bbox} has a negative size: corners instead of [x, y, width, height]?")
     if w == 0 or h == 0:
         return False
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
@@ -263,7 +249,5 @@ def _read_rgb(path: Path, size: tuple[int, int]) -> Image.Image:
         raise OSError(f"{path} cannot be read as an image ({error}): a broken or incomplete file?") from error
     if pixels.size != size:
         found, wanted = (f"{w} x {h}" for w, h in (as_stored, size))
-        raise ValueError(
-            f"{path} is {found} px, its annotations say {wanted}: resized or replaced after labelling?"
-        )
+        raise ValueError(f"{path} is {found} px, its annotations say {wanted}: resized or replaced after labelling?")
     return pixels

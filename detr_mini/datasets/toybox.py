@@ -30,11 +30,11 @@ class ToyboxConfig:
 
     size: int = 64  # px, side of the square image, 32..2048
     objects: tuple[int, int] = (1, 4)  # fewest and most objects in a scene, both included
-    scale: tuple[float, float] = (0.12, 0.75)  # sprite side / image side, log-uniform, 0..1, from 8 px up
+    scale: tuple[float, float] = (0.15, 0.75)  # sprite side / image side, log-uniform, 0..1, from 8 px up
     max_overlap: float = 0.5  # 0..0.95, most of an object's area inside the frame that others may cover
     max_cut: float = 0.3  # 0..0.9, most of an object's area that may lie outside the frame
     rotation_degrees: float = 20.0  # 0..180, angle uniform in +-this, in steps of 4 degrees
-    hue_degrees: float = 40.0  # 0..180, hue turned by uniform +-this
+    hue_degrees: float = 25.0  # 0..180, hue turned by uniform +-this
     light: float = 0.35  # 0..0.9, brightness times 1 +- this
     tint: float = 0.15  # 0..0.9, each colour channel times 1 +- this
     flip: bool = True  # mirror half of the objects
@@ -173,9 +173,7 @@ def _pick(rng: np.random.Generator, config: ToyboxConfig, label: int, side: floa
     return sprite[:, :, ::-1] if config.flip and rng.random() < 0.5 else sprite
 
 
-def _scatter(
-    rng: np.random.Generator, config: ToyboxConfig, labels: list[int], shrink: float
-) -> _Canvas | None:
+def _scatter(rng: np.random.Generator, config: ToyboxConfig, labels: list[int], shrink: float) -> _Canvas | None:
     """Find a random place for every object, or return None where one has none after TRIES."""
     canvas, (low, high) = _Canvas(config), config.scale
     if config.mode == "crowd":  # together about as large as the image, whatever their number
@@ -202,9 +200,7 @@ def _fill_cells(rng: np.random.Generator, config: ToyboxConfig, labels: list[int
         centre = (np.array([index % config.grid, index // config.grid]) + 0.5) * config.size / config.grid
         x, y = np.floor(centre - np.array(sprite.shape[:0:-1]) / 2).astype(int)
         if not canvas.add(sprite, label, int(x), int(y)):
-            raise RuntimeError(
-                f"a {NAMES[label]} does not fit its grid cell: take fewer cells or more pixels"
-            )
+            raise RuntimeError(f"a {NAMES[label]} does not fit its grid cell: take fewer cells or more pixels")
     return canvas
 
 
@@ -234,9 +230,7 @@ def scene(index: int, config: ToyboxConfig, seed: int) -> Scene:
 def split_seed(seed: int, split: str) -> int:
     """Return the seed of a split's own stream, so that train, val and test share no scene."""
     if split not in SPLITS or seed < 0:
-        raise ValueError(
-            f"toybox split {split!r}, seed {seed}: want one of {', '.join(SPLITS)} and 0 or more"
-        )
+        raise ValueError(f"toybox split {split!r}, seed {seed}: want one of {', '.join(SPLITS)} and 0 or more")
     return int(np.random.SeedSequence([seed, SPLITS.index(split)]).generate_state(1, np.uint64)[0])
 
 

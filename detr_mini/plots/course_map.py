@@ -84,9 +84,7 @@ def course_map(folder: Path = FOLDER) -> Figure:
     return figure
 
 
-def _notebook(
-    axes: Axes, left: float, bottom: float, size: tuple[float, float], number: int, here: bool
-) -> None:
+def _notebook(axes: Axes, left: float, bottom: float, size: tuple[float, float], number: int, here: bool) -> None:
     """A notebook's box: its number and title, and below, or behind where it is flat, what it adds."""
     _, title, adds = COURSE[number]
     paper = {"facecolor": style.INK} if here else {"facecolor": "white", "linestyle": (0, (3, 2))}
@@ -94,7 +92,7 @@ def _notebook(
     shape.set(edgecolor=style.INK if here else style.UNMATCHED, linewidth=1.2)
     axes.add_patch(shape)
     letters, wide = int(size[0] * 13.5), size[0] > 2
-    head, body = fill(f"{number:02d} {title}", letters), fill(adds, letters + 4)
+    head, body = fill(f"{number:02d} {title}", letters), fill(adds, letters + 3)
     ink = {"color": "white" if here else style.INK, "va": "center" if wide else "top"}
     y = bottom + size[1] / 2 if wide else bottom + size[1] - 0.08
     axes.text(left + 0.08, y, head, fontsize=8, weight="bold", **ink)

@@ -62,9 +62,7 @@ def picture(image: Picture, detections: Detections, attention: Attention | None 
     return figure
 
 
-def sheet(
-    images: Sequence[Picture], found: Sequence[Detections], targets: Sequence[dict], columns: int = 4
-) -> Figure:
+def sheet(images: Sequence[Picture], found: Sequence[Detections], targets: Sequence[dict], columns: int = 4) -> Figure:
     """Draw N images in a grid: found boxes blue, named; true ones (cxcywh in 0..1) orange and dashed."""
     rows, step = -(-len(images) // columns), 2.1 + GAP_IN
     figure = style.new_figure(columns * step + GAP_IN, rows * step + GAP_IN)
@@ -90,9 +88,7 @@ def attention_picture(image: Picture, weights: Tensor, box_xyxy_px: Tensor, titl
     shown = draw_attention(axes, pixels, weights)
     draw_box(axes, box_xyxy_px, style.QUERY)
     axes.set_title(title, fontsize=10, color=style.INK, pad=4)
-    scale = figure.colorbar(
-        shown, cax=_place(figure, 2 * GAP_IN + high / aspect, GAP_IN + TITLE_IN, 0.15, high)
-    )
+    scale = figure.colorbar(shown, cax=_place(figure, 2 * GAP_IN + high / aspect, GAP_IN + TITLE_IN, 0.15, high))
     scale.ax.set_title("%", fontsize=8, pad=4)
     scale.ax.tick_params(labelsize=8)
     return figure
@@ -160,16 +156,11 @@ def _label(axes: Axes, box_xyxy_px: list[float], text: str, size: float, taken: 
     paper = {"boxstyle": "square,pad=0.15", "facecolor": style.QUERY, "edgecolor": "white", "linewidth": 0.6}
     label = axes.text(0, 0, text, fontsize=size, color="white", bbox=paper)
     best: tuple = ()
-    for x, across in ((x1, "left"), (x2, "right")):
+    for x, across in ((x1, "left"), (x2, "right"), (x2, "left"), (x1, "right")):
         for y, up in ((y1, "bottom"), (y2, "top"), (y1, "top"), (y2, "bottom")):
             label.set(position=(x, y), horizontalalignment=across, verticalalignment=up)
             place = label.get_window_extent(renderer).padded(2)
-            inside = (
-                frame.x0 <= place.x0
-                and place.x1 <= frame.x1
-                and frame.y0 <= place.y0
-                and place.y1 <= frame.y1
-            )
+            inside = frame.x0 <= place.x0 and place.x1 <= frame.x1 and frame.y0 <= place.y0 and place.y1 <= frame.y1
             cost = 2 * sum(place.overlaps(other) for other in taken) + (not inside)
             if not best or cost < best[0]:
                 best = (cost, place, {"position": (x, y), "ha": across, "va": up})

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 QUERY = "#0072B2"  # blue: what a query predicts
 OBJECT = "#E69F00"  # orange: what is truly there
 MATCHED = "#009E73"  # green: a query and the object it was matched with
-UNMATCHED = "#767676"  # grey: a query that has none, "no object"
+UNMATCHED = "#444444"  # dark grey: a query that has none, "no object"
 INK = "#222222"
 HEAT = "inferno"  # attention and other amounts from nothing to much
 DPI = 120

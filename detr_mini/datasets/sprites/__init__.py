@@ -7,10 +7,10 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-COCO_IDS = {
-    "airplane": 5, "apple": 53, "banana": 52, "bear": 23, "bicycle": 2, "bird": 16, "boat": 9, "bus": 6,
-    "car": 3, "cat": 17, "chair": 62, "clock": 85, "cow": 21, "dog": 18, "elephant": 22, "giraffe": 25,
-    "horse": 19, "sheep": 20, "umbrella": 28, "zebra": 24,
+COCO_IDS = {  # in the order of the ids, as any COCO folder numbers its labels
+    "bicycle": 2, "car": 3, "airplane": 5, "bus": 6, "boat": 9, "bird": 16, "cat": 17, "dog": 18,
+    "horse": 19, "sheep": 20, "cow": 21, "elephant": 22, "bear": 23, "zebra": 24, "giraffe": 25,
+    "umbrella": 28, "banana": 52, "apple": 53, "chair": 62, "clock": 85,
 }  # fmt: skip
 NAMES = tuple(COCO_IDS)
 CATEGORY_IDS = tuple(COCO_IDS.values())

@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 NAMES = ("tiny", "resnet50", "resnet101", "efficientnet_lite0")
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FIRST_TRAINED_STAGE = 5  # of efficientnet_lite0's seven
 LITE0_MEAN_STD = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 
@@ -122,7 +123,11 @@ def _download(name: str) -> dict[str, Tensor]:
 
 
 class EfficientNetLite0(nn.Module):
-    """timm's tf_efficientnet_lite0 up to its last stage; batch-norm statistics stay: batches are small."""
+    """timm's tf_efficientnet_lite0 up to its last stage, for a few hundred photographs and no GPU.
+
+    Batch-norm statistics stay, since batches are small; only the two stages of stride 32 are trained: they hold most
+    of the parameters, little of the work, and what is about classes rather than edges.
+    """
 
     channels, stride = 320, 32
 
@@ -130,8 +135,8 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         net = lite0_classifier(pretrained)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
-        for norm in self._norms():
-            norm.requires_grad_(False)
+        for frozen in (self.conv_stem, self.blocks[:FIRST_TRAINED_STAGE], *self._norms()):
+            frozen.requires_grad_(False)
 
     def _norms(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -118,3 +118,16 @@ def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Pa
                 f"{source}: {key} has shape {tuple(tensors[key].shape)}, the model wants {tuple(value.shape)}"
             )
     model.load_state_dict(tensors)
+
+
+def transfer(model: DETR, tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Fills what fits by name and shape, for fine-tuning, and returns the names that stay as they were drawn.
+
+    Raises ValueError where nothing of the transformer fits: that would be training from scratch in disguise.
+    """
+    own = model.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
+    if not any(key.startswith("transformer.") for key in fitting):
+        raise ValueError("the checkpoint to start from shares no transformer weight with the model: another width?")
+    model.load_state_dict(fitting, strict=False)
+    return sorted(own.keys() - fitting.keys())

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     example = "detr-mini train --data toybox --config mini --out runs/mini --minutes 10"
     train = command("train", run_train, about, example)
     train.add_argument("--data", required=True, help="a COCO folder, or toybox for an endless stream of scenes")
-    train.add_argument("--config", required=True, help="mini, r50, or a JSON file such as a run's config.json")
+    train.add_argument("--config", required=True, help="mini, photos, r50, or a JSON file such as a run's config.json")
     train.add_argument("--out", required=True, help="folder of the run")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to fill; the first steps are timed")

@@ -44,7 +44,7 @@ def train(
     callback: Callable[[dict], None] | None = None,
     progress: bool = True,
 ) -> Trainer:
-    """Trains on a COCO folder or on "toybox"; `config` is "mini", "r50" or a JSON file; returns the finished trainer.
+    """Trains on a COCO folder or on "toybox" with a configuration as `read_config` finds it; returns the trainer.
 
     `settings` are FIELD=VALUE as `with_settings` reads them. A resumed run keeps the settings it was started with.
     """
@@ -173,15 +173,18 @@ def detect_files(
 
 
 def read_config(name: str) -> Configs:
-    """The three configurations called "mini" or "r50", or those of a JSON file; unknown fields are a ValueError."""
+    """The configurations called "mini", "photos" or "r50", or a JSON file's; unknown fields are a ValueError."""
     if name == "r50":
         return {"model": DETRConfig(), "train": TrainConfig(), "toybox": ToyboxConfig()}
+    if name == "photos":
+        model = DETRConfig.mini(backbone="efficientnet_lite0")
+        return {"model": model, "train": TrainConfig.photos(), "toybox": ToyboxConfig()}
     configs = {"model": DETRConfig.mini(), "train": TrainConfig.mini(), "toybox": ToyboxConfig()}
     if name == "mini":
         return configs
     path = Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"config {name}: neither 'mini' nor 'r50' nor a file")
+        raise FileNotFoundError(f"config {name}: neither 'mini', 'photos' nor 'r50', nor a file")
     try:
         stored = json.loads(path.read_text())
     except json.JSONDecodeError as error:

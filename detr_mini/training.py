@@ -78,6 +78,24 @@ class TrainConfig:
         )
         return replace(mini, **changes)
 
+    @classmethod
+    def photos(cls, **changes) -> "TrainConfig":
+        """The recipe for a few hundred photographs and a backbone with ImageNet weights."""
+        photos = cls(
+            steps=4_000,
+            batch_size=8,
+            lr=5e-4,
+            backbone_lr=1e-4,
+            clip=1.0,
+            warmup=100,
+            schedule="cosine",
+            augmentation="photos",
+            short_side=256,
+            long_side=480,
+            loss_weights=losses.Weights(label=4.0),
+        )
+        return replace(photos, **changes)
+
 
 def learning_rate(step: int, config: TrainConfig, steps: int) -> float:
     """The factor on both learning rates at a step (from 0) of a run of `steps`."""
@@ -343,6 +361,10 @@ class Trainer:
         torch.set_rng_state(state["random"].cpu())
         for name, value in state["progress"].items():
             setattr(self, name, value)
+        settings = json.loads((self.out / "config.json").read_text())
+        if self.config.steps != settings["train"]["steps"]:  # another length was asked for: the rate follows it
+            self.steps = settings["train"]["steps"] = self.config.steps
+            write_atomically(self.out / "config.json", json.dumps(settings, indent=1).encode())
         log = self.out / "log.jsonl"
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
         write_atomically(log, "".join(line + "\n" for line in kept).encode())
@@ -370,12 +392,13 @@ def named_values(row: list[float]) -> dict:
 def build_model(config: DETRConfig, train: TrainConfig, start: checkpoints.Checkpoint | None) -> DETR:
     """A new model, with ImageNet weights in the backbone if asked for, or one that goes on from a checkpoint."""
     model = DETR(config)
-    if start is not None:
-        checkpoints.load_weights(model, start.model.state_dict(), "the checkpoint to start from")
-        return model
     if train.pretrained:
         model.backbone = backbones.build(config.backbone, dilation=config.dilation, pretrained=True)
-    elif config.backbone.startswith("resnet"):
+    if start is not None:
+        fresh = checkpoints.transfer(model, start.model.state_dict())
+        fresh = [name for name in fresh if not (train.pretrained and name.startswith("backbone."))]
+        tqdm.write(f"started from a checkpoint; new: {', '.join(fresh) or 'nothing'}")
+    if config.backbone.startswith("resnet") and not train.pretrained and start is None:
         raise ValueError(
             f"{config.backbone} without pretrained weights cannot be trained here: its batch-norm is frozen and "
             "would have no statistics; set pretrained=true, or take --config mini"

@@ -156,7 +156,8 @@ def test_lite0_backbone_is_the_classifier_without_its_head(classifier):
     norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and all(norm.eps == 1e-3 and not norm.training for norm in norms)
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
-    assert backbone.conv_stem.weight.requires_grad
+    assert not any(p.requires_grad for p in backbone.blocks[:5].parameters())
+    assert all(p.requires_grad for p in backbone.blocks[6][0].conv_pwl.parameters())
 
 
 @pytest.mark.parametrize("fault", ["one tensor less", "two tensors swapped", "mean for variance"])

@@ -77,3 +77,13 @@ def test_weights_of_another_model(model):
     deeper = DETR(DETRConfig.mini(num_classes=2, width=32, feedforward=32, encoder_layers=2))
     with pytest.raises(ValueError, match="0 tensors missing .*, 12 left over"):
         checkpoints.load_weights(model, deeper.state_dict(), "deeper")
+
+
+def test_transfer_keeps_what_fits_and_names_what_does_not(model):
+    torch.manual_seed(1)
+    other = DETR(DETRConfig.mini(num_classes=5, width=32, feedforward=32, encoder_layers=1))
+    assert checkpoints.transfer(other, model.state_dict()) == ["class_embed.bias", "class_embed.weight"]
+    assert torch.equal(other.query_embed.weight, model.query_embed.weight)
+    wider = DETR(DETRConfig.mini(num_classes=2, width=64, feedforward=32, encoder_layers=1))
+    with pytest.raises(ValueError, match="shares no transformer weight"):
+        checkpoints.transfer(wider, model.state_dict())

@@ -112,12 +112,12 @@ def test_help_has_an_example(command, capsys):
     [
         (["eval", "--checkpoint", "nothing", "--data", "toybox"], "no file nothing"),
         (["train", "--data", "nowhere", "--config", "mini", "--out", "RUN"], "nowhere"),
-        (["train", "--data", "toybox", "--config", "nano", "--out", "RUN"], "neither 'mini' nor 'r50' nor a file"),
+        (["train", "--data", "toybox", "--config", "nano", "--out", "RUN"], "neither 'mini', 'photos' nor 'r50'"),
         (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "widht=3"], "no field widht"),
         (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "width=yes"], "of another kind"),
         (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "num_classes=7"], "has 20 classes"),
         (["data", "toybox", "--out", "RUN", "--size", "8"], "size"),
-        (["detect", "--checkpoint", "RUN", "absent.png", "--out", "RUN", "--threshold", "2"], "no such image"),
+        (["detect", "--checkpoint", "RUN", "absent.png", "--out", "RUN", "--threshold", "2"], "threshold 2.0"),
     ],
 )
 def test_errors_are_one_plain_line(arguments, message, tmp_path, capsys):

@@ -96,7 +96,8 @@ OBJECTS = [
     [(1, (5.0, 60, 25, 80)), (0, (30.0, 10, 34, 18))],
     [],
 ]
-PERFECT = [[(label, 0.9, box) for label, box in objects] for objects in OBJECTS]
+# Less likely than nothing, and still the answer: evaluation takes every query's best class.
+PERFECT = [[(label, 0.3, box) for label, box in objects] for objects in OBJECTS]
 QUIET = {"progress": False, "batch_size": 2}
 
 

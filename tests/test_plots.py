@@ -1,5 +1,6 @@
 """Figures show what they were given, the right pixels, boxes, words and weights, and can be read."""
 
+import io
 import itertools
 
 import matplotlib.pyplot as plt
@@ -152,7 +153,15 @@ def test_in_a_notebook_the_png_is_shown_with_words_for_who_cannot_see_it(monkeyp
     monkeypatch.setattr(display, "display", shown.append)
     figure = style.new_figure(1, 1)
     style.show(figure, "nothing at all")
-    assert shown[0].data == style.png(figure) and shown[0].alt == "nothing at all"
+    assert shown[0].data == style.png(figure, 256) and shown[0].alt == "nothing at all"
+
+
+def test_few_colours_make_a_smaller_file_of_nearly_the_same_picture():
+    figure = detections.picture(SCENE, found(3))
+    whole, small = style.png(figure), style.png(figure, 256)
+    assert len(small) < 0.7 * len(whole)
+    before, after = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (whole, small))
+    assert before.shape == after.shape and np.abs(before - after).mean() < 4
 
 
 def test_the_readmes_picture_is_drawn_by_its_command(monkeypatch, tmp_path):

@@ -88,6 +88,15 @@ def test_a_run_cut_off_goes_on_with_the_losses_of_the_uninterrupted_one(tmp_path
         assert torch.equal(value, second.model.state_dict()[key]), key
 
 
+def test_a_resumed_run_can_be_made_longer(tmp_path):
+    trainer(tmp_path / "run").run()
+    longer = trainer(tmp_path / "run", TrainConfig.mini(steps=9, batch_size=2, eval_every=1.0), resume=True)
+    longer.run()
+    steps, _ = training.read_log(tmp_path / "run")
+    assert [r["step"] for r in steps] == list(range(1, 10))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 9
+
+
 def test_workers_do_not_change_what_is_trained_on(tmp_path):
     for workers in (0, 2):
         config = TrainConfig.mini(steps=3, batch_size=2, workers=workers, eval_every=1.0)

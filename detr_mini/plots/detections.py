@@ -85,7 +85,7 @@ def attention_picture(image: Picture, weights: Tensor, box_xyxy_px: Tensor, titl
     high = SIDE_IN * min(1, aspect)
     figure = style.new_figure(high / aspect + 1.0, high + TITLE_IN + 2 * GAP_IN)
     axes = _place(figure, GAP_IN, GAP_IN + TITLE_IN, high / aspect, high)
-    shown = draw_attention(axes, pixels, weights)
+    shown = draw_attention(axes, pixels, weights, smooth=False)
     draw_box(axes, box_xyxy_px, style.QUERY)
     axes.set_title(title, fontsize=10, color=style.INK, pad=4)
     scale = figure.colorbar(shown, cax=_place(figure, 2 * GAP_IN + high / aspect, GAP_IN + TITLE_IN, 0.15, high))
@@ -120,15 +120,19 @@ def show_pixels(axes: Axes, pixels: np.ndarray, size: tuple[int, int] | None = N
     return drawn
 
 
-def draw_attention(axes: Axes, pixels: np.ndarray, weights: Tensor) -> AxesImage:
-    """Draw weights (gh, gw) in per cent over the image in grey, clearer where they are small."""
+def draw_attention(axes: Axes, pixels: np.ndarray, weights: Tensor, smooth: bool = True) -> AxesImage:
+    """Draw weights (gh, gw) in per cent over the image in grey, clearer where they are small.
+
+    Not `smooth`, each token's patch keeps its edges.
+    """
     size = pixels.shape[:2]
     thin = -(-max(size) // PANEL_PX)
     grey = pixels[::thin, ::thin].mean(axis=2)  # (H, W, 3) -> (H / thin, W / thin)
     show_pixels(axes, grey, size, cmap="gray", vmin=0, vmax=255)
     percent = 100 * weights.numpy()
+    between = "bilinear" if smooth else "nearest"
     veil = 0.25 + 0.55 * percent / percent.max()
-    return show_pixels(axes, percent, size, cmap=style.HEAT, vmin=0, alpha=veil, interpolation="bilinear")
+    return show_pixels(axes, percent, size, cmap=style.HEAT, vmin=0, alpha=veil, interpolation=between)
 
 
 def draw_box(axes: Axes, box_xyxy_px: Tensor | np.ndarray, colour: str, line: str = "-") -> None:

@@ -152,10 +152,8 @@ def test_lite0_backbone_is_the_classifier_without_its_head(classifier):
     with torch.no_grad():
         features = backbone(images)  # in training mode: its batch-norm must not use this batch's statistics
         head = classifier.bn2(classifier.conv_head(features))
-        torch.testing.assert_close(head, classifier.forward_features(images))
-    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert norms and all(norm.eps == 1e-3 and not norm.training for norm in norms)
-    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+        torch.testing.assert_close(head, classifier.forward_features(images), atol=1e-3, rtol=1e-3)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
     assert not any(p.requires_grad for p in backbone.blocks[:5].parameters())
     assert all(p.requires_grad for p in backbone.blocks[6][0].conv_pwl.parameters())
 

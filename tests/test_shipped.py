@@ -1,0 +1,75 @@
+"""What ships: checkpoints small enough, as good as their cards say, and steady under padding."""
+
+import json
+
+import pytest
+import torch
+
+from detr_mini import checkpoints, commands
+from detr_mini.backbones import normalization
+from detr_mini.datasets.batches import collate
+from detr_mini.datasets.toybox import Toybox, ToyboxConfig
+from detr_mini.evaluation import evaluate
+
+RESULTS = checkpoints.SHIPPED.parent / "results"
+NAMES = sorted(file.stem for file in checkpoints.SHIPPED.glob("*.safetensors"))
+
+
+def test_the_shipped_checkpoints_are_there():
+    assert set(NAMES) >= {"toybox-mini", "toybox", "cards"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_small_and_has_its_evaluation_and_log(name):
+    assert checkpoints.find(name).stat().st_size < 8_000_000
+    stored = json.loads((RESULTS / name / "eval.json").read_text())
+    assert stored[0]["images"] > 0 and stored[0]["ap50"] > 0
+    log = [json.loads(line) for line in (RESULTS / name / "log.jsonl").read_text().splitlines()]
+    assert any("eval" in record for record in log) and any("loss" in record for record in log)
+
+
+@pytest.mark.parametrize(("name", "scenes"), [("toybox-mini", 200), ("toybox", 100)])
+def test_a_toybox_model_is_as_good_as_its_card_says(name, scenes):
+    """On the first scenes of those that the card's number comes from; fewer images, so a margin."""
+    loaded = checkpoints.load(name)
+    (stored,) = json.loads((RESULTS / name / "eval.json").read_text())
+    held_out = commands.evaluation_data("toybox", "test", loaded)
+    report = evaluate(loaded.model, Toybox(held_out.config, scenes, split="test"), progress=False)
+    assert abs(report.ap - stored["ap"]) < 0.08
+    assert stored["images"] == 1000
+
+
+def test_padding_hardly_moves_the_answers_of_the_whole_model():
+    """Convolutions see the padded zeros, so the whole model is not equal; this bounds by how much it is not."""
+    loaded = checkpoints.load("toybox-mini")
+    samples = [Toybox(ToyboxConfig(), 40, split="test")[i] for i in range(40)]
+    mean, std = normalization("tiny")
+    batch = collate(samples, mean, std, 20)
+    images = torch.zeros(40, 3, 96, 80)
+    padding = torch.ones(40, 96, 80, dtype=torch.bool)
+    images[:, :, :64, :64], padding[:, :64, :64] = batch.images, False
+    with torch.inference_mode():
+        alone, padded = loaded.model(batch.images), loaded.model(images, padding)
+    scores = [answer.last_logits.softmax(-1)[..., :-1].max(-1).values for answer in (alone, padded)]
+    sure = scores[0] > 0.7
+    assert sure.sum() > 50
+    assert (alone.last_boxes - padded.last_boxes)[sure].abs().median() < 0.02
+    assert (scores[0] - scores[1])[sure].abs().median() < 0.05
+
+
+def test_the_cards_model_names_the_cards_of_a_test_photograph(photos, tmp_path):
+    folder = photos("cards")
+    truth = json.loads((folder / "annotations" / "instances_test.json").read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    files = {image["id"]: image["file_name"] for image in truth["images"]}
+    right = wanted = 0
+    chosen = sorted(files)[:12]
+    results = commands.detect_files(
+        "cards", [folder / "test" / files[i] for i in chosen], tmp_path, threshold=0.5, device="cpu"
+    )
+    for image, result in zip(chosen, results, strict=True):
+        true = sorted(names[a["category_id"]] for a in truth["annotations"] if a["image_id"] == image)
+        said = sorted(found["name"] for found in result["detections"])
+        wanted += len(true)
+        right += sum(min(true.count(name), said.count(name)) for name in set(true))
+    assert right > wanted / 2, (right, wanted)

@@ -123,11 +123,16 @@ def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Pa
 def transfer(model: DETR, tensors: dict[str, torch.Tensor]) -> list[str]:
     """Fills what fits by name and shape, for fine-tuning, and returns the names that stay as they were drawn.
 
-    Raises ValueError where nothing of the transformer fits: that would be training from scratch in disguise.
+    Raises ValueError where less than half of the transformer fits: that would be training from scratch in disguise.
     """
     own = model.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
-    if not any(key.startswith("transformer.") for key in fitting):
-        raise ValueError("the checkpoint to start from shares no transformer weight with the model: another width?")
+    transformer = [key for key in own if key.startswith("transformer.")]
+    kept = sum(own[key].numel() for key in transformer if key in fitting)
+    if kept < 0.5 * sum(own[key].numel() for key in transformer):
+        raise ValueError(
+            "the checkpoint to start from shares less than half of the transformer's weights with the model: "
+            "another width, or other numbers of layers?"
+        )
     model.load_state_dict(fitting, strict=False)
     return sorted(own.keys() - fitting.keys())

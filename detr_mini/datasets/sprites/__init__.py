@@ -14,7 +14,7 @@ COCO_IDS = {  # in the order of the ids, as any COCO folder numbers its labels
 }  # fmt: skip
 NAMES = tuple(COCO_IDS)
 CATEGORY_IDS = tuple(COCO_IDS.values())
-SEEN = 63  # 0..255, alpha above which a pixel belongs to the mask: all that is drawn lies within 1 px of it
+SEEN = 63  # 0..255, alpha above which a pixel belongs to the mask: all that can be seen lies within 1 px of it
 MIN_SPRITE = 8  # px: the smallest side at which every sprite is 3 px wide and high and has 12 px
 CACHE_BYTES = 160 << 20
 

@@ -113,7 +113,7 @@ def test_help_has_an_example(command, capsys):
         (["eval", "--checkpoint", "nothing", "--data", "toybox"], "no file nothing"),
         (["train", "--data", "nowhere", "--config", "mini", "--out", "RUN"], "nowhere"),
         (["train", "--data", "toybox", "--config", "nano", "--out", "RUN"], "neither 'mini', 'photos' nor 'r50'"),
-        (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "widht=3"], "no field widht"),
+        (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "colour=3"], "no field colour"),
         (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "width=yes"], "of another kind"),
         (["train", "--data", "toybox", "--config", "mini", "--out", "RUN", "--set", "num_classes=7"], "has 20 classes"),
         (["data", "toybox", "--out", "RUN", "--size", "8"], "size"),

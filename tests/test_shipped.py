@@ -39,22 +39,22 @@ def test_a_toybox_model_is_as_good_as_its_card_says(name, scenes):
     assert stored["images"] == 1000
 
 
-def test_padding_hardly_moves_the_answers_of_the_whole_model():
-    """Convolutions see the padded zeros, so the whole model is not equal; this bounds by how much it is not."""
+@pytest.mark.parametrize("shape", [(96, 80), (64, 128)])
+def test_padding_does_not_move_the_answers_of_the_whole_model(shape):
+    """The tiny backbone keeps padded places at zero, so this holds for the whole model and not its transformer only."""
     loaded = checkpoints.load("toybox-mini")
     samples = [Toybox(ToyboxConfig(), 40, split="test")[i] for i in range(40)]
     mean, std = normalization("tiny")
     batch = collate(samples, mean, std, 20)
-    images = torch.zeros(40, 3, 96, 80)
-    padding = torch.ones(40, 96, 80, dtype=torch.bool)
+    images = torch.zeros(40, 3, *shape)
+    padding = torch.ones(40, *shape, dtype=torch.bool)
     images[:, :, :64, :64], padding[:, :64, :64] = batch.images, False
     with torch.inference_mode():
         alone, padded = loaded.model(batch.images), loaded.model(images, padding)
-    scores = [answer.last_logits.softmax(-1)[..., :-1].max(-1).values for answer in (alone, padded)]
-    sure = scores[0] > 0.7
-    assert sure.sum() > 50
-    assert (alone.last_boxes - padded.last_boxes)[sure].abs().median() < 0.02
-    assert (scores[0] - scores[1])[sure].abs().median() < 0.05
+    scores = [answer.last_logits.softmax(-1) for answer in (alone, padded)]
+    assert (scores[0][..., :-1].amax(-1) > 0.7).sum() > 50
+    assert (alone.last_boxes - padded.last_boxes).abs().max() < 0.001
+    assert (scores[0] - scores[1]).abs().max() < 0.005
 
 
 def test_the_cards_model_names_the_cards_of_a_test_photograph(photos, tmp_path):

@@ -27,7 +27,7 @@ from detr_mini.plots.style import save as save_picture
 SIDE_IN, GAP_IN, TITLE_IN = 4.2, 0.1, 0.25  # inches: longer side of the picture, around it, above it
 MOST_PANELS = 9
 COARSE_PX, PANEL_PX = 200, 600  # smaller pictures show their pixels as squares; larger panels are thinned
-README_SCENE, README_PICTURE = 653, SHIPPED.parent / "results" / "readme.png"
+README_SCENE, README_PICTURE = 469, SHIPPED.parent / "results" / "readme.png"
 
 
 def picture(image: Picture, detections: Detections, attention: Attention | None = None) -> Figure:

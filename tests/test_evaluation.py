@@ -181,10 +181,10 @@ def test_sizes_are_cut_at_the_data_sets_own_edges():
 
 
 def test_a_false_alarm_counts_against_its_own_size_only():
-    size, small, false_alarm = [(100, 100)], (10.0, 10, 16, 16), (30.0, 30, 90, 90)
-    model = Planted(size, [[[(0, 0.8, small), (0, 0.9, false_alarm)]]])
-    report = evaluate(model, Scenes(size, [[(0, small)]]), **QUIET)
-    assert (report.ap, report.ap_small, report.ap_large) == (pytest.approx(0.5), pytest.approx(1), None)
+    size, medium, large = [(100, 100)], (10.0, 10, 22, 22), (30.0, 30, 90, 90)
+    model = Planted(size, [[[(0, 0.8, medium), (0, 0.9, large)]]])
+    report = evaluate(model, Scenes(size, [[(0, medium)]]), **QUIET)
+    assert (report.ap, report.ap_medium, report.ap_large) == (pytest.approx(0.5), pytest.approx(1), None)
 
 
 def test_labels_of_a_published_model_are_category_ids():

@@ -169,6 +169,16 @@ def test_the_device_is_read_once_and_written_once(monkeypatch):
     assert reads.seen == []
 
 
+def test_the_backward_pass_reads_nothing():
+    logits, boxes, targets = problem([3, 0, 5])
+    total = losses.set_loss(logits, boxes, targets).total
+    with torch.autograd.profiler.profile() as profile:  # a dispatch mode would miss C++ formulas of the backward pass
+        total.backward()
+    names = {event.name for event in profile.function_events}
+    assert len(names) > 5, "the profiler must have seen the pass"
+    assert not names & {"aten::_local_scalar_dense", "aten::nonzero", "aten::item"}
+
+
 def test_the_counter_sees_a_read(monkeypatch):
     logits, _, _ = problem([1])
     with counted_transfers(monkeypatch) as calls, DeviceReads() as reads:

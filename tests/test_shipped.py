@@ -1,6 +1,8 @@
 """What ships: checkpoints small enough, as good as their cards say, and steady under padding."""
 
 import json
+import runpy
+import sys
 
 import pytest
 import torch
@@ -55,6 +57,21 @@ def test_padding_does_not_move_the_answers_of_the_whole_model(shape):
     assert (scores[0][..., :-1].amax(-1) > 0.7).sum() > 50
     assert (alone.last_boxes - padded.last_boxes).abs().max() < 0.001
     assert (scores[0] - scores[1]).abs().max() < 0.005
+
+
+def test_a_run_is_shipped_by_one_command(tmp_path, monkeypatch, capsys):
+    small = ["width=32", "feedforward=32", "encoder_layers=1", "decoder_layers=1", "heads=2", "batch_size=2"]
+    commands.train("toybox", "mini", tmp_path / "run", steps=20, settings=[*small, "eval_every=1"], progress=False)
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "data" / "checkpoints")
+    monkeypatch.setattr(commands, "VALIDATION_SCENES", 10)
+    script = RESULTS.parent / "ship.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "run"), "trial", "--data", "toybox", "--half"])
+    runpy.run_path(str(script), run_name="__main__")
+    (stored,) = json.loads((tmp_path / "data" / "results" / "trial" / "eval.json").read_text())
+    assert stored["images"] == 10 and "AP50" in capsys.readouterr().out
+    assert checkpoints.load("trial").model.config.width == 32
+    log = (tmp_path / "data" / "results" / "trial" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [20, 20], "the 20th step and one evaluation"
 
 
 def test_the_cards_model_names_the_cards_of_a_test_photograph(photos, tmp_path):

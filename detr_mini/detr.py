@@ -143,4 +143,6 @@ class DETR(nn.Module):
             tokens, codes, token_padding, self.query_embed.weight, return_attention
         )
         attention = Attention(encoder, decoder, (height, width)) if return_attention else None
-        return DETROutput(self.class_embed(states), self.bbox_embed(states).sigmoid(), attention)
+        # float32 before the sigmoid: bfloat16 knows a box only to a few thousandths of the image
+        boxes = self.bbox_embed(states).float().sigmoid()
+        return DETROutput(self.class_embed(states).float(), boxes, attention)

@@ -183,3 +183,15 @@ def test_a_device_that_is_not_there():
         pytest.skip("this machine has CUDA: nothing to refuse")
     with pytest.raises(ValueError, match="sees no CUDA device"):
         training.pick_device("cuda")
+
+
+def test_mixed_precision_keeps_answers_and_loss_in_float32(tmp_path):
+    config = TrainConfig.mini(steps=3, batch_size=2, eval_every=1.0, precision="bfloat16")
+    run = trainer(tmp_path / "run", config)
+    seen = []
+    run.model.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output)))
+    run.run()
+    trained = [output for training, output in seen if training]
+    assert trained and all(o.logits.dtype == o.boxes.dtype == torch.float32 for o in trained)
+    steps, _ = training.read_log(tmp_path / "run")
+    assert all(math.isfinite(r["loss"]) for r in steps)

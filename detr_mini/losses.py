@@ -27,13 +27,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class SetLoss:
-    """total (), and its unweighted parts by decoder layer: label, l1, giou (L,); the match that was used."""
+    """total (), and its unweighted parts by decoder layer: label, l1, giou (L,); the match and targets behind them."""
 
     total: Tensor
     label: Tensor
     l1: Tensor
     giou: Tensor
     match: Match = field(repr=False)
+    targets: PaddedTargets = field(repr=False)
 
 
 def set_loss(
@@ -57,7 +58,7 @@ def set_loss(
     l1, giou = box_losses(boxes_cxcywh, padded, matched)
     parts = weights.label * label + weights.l1 * l1 + weights.giou * giou  # (L,)
     total = parts.sum() if weights.auxiliary else parts[-1]
-    return SetLoss(total, label.detach(), l1.detach(), giou.detach(), matched)
+    return SetLoss(total, label.detach(), l1.detach(), giou.detach(), matched, padded)
 
 
 def label_loss(logits: Tensor, targets: PaddedTargets, matched: Match, no_object: float) -> Tensor:

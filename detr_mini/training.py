@@ -268,9 +268,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        padded = matching.pad_targets(batch.targets, self.device)
-        error = losses.class_error(output.logits, padded, loss.match)
-        cardinality = losses.cardinality_error(output.logits, padded)
+        error = losses.class_error(output.logits, loss.targets, loss.match)
+        cardinality = losses.cardinality_error(output.logits, loss.targets)
         scalars = torch.stack([loss.total.detach(), norm, error, cardinality])
         values = torch.cat([scalars, loss.label, loss.l1, loss.giou])
         facts = {

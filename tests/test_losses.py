@@ -111,16 +111,15 @@ def test_a_perfect_answer_costs_nothing():
         logits[0, 0, t, targets[0]["labels"][t]] = 50.0
     loss = losses.set_loss(logits, boxes, targets)
     assert loss.total < 1e-5
-    padded = matching.pad_targets(targets, logits.device)
-    assert losses.class_error(logits, padded, loss.match) == 0
-    assert losses.cardinality_error(logits, padded) == 0
+    assert losses.class_error(logits, loss.targets, loss.match) == 0
+    assert losses.cardinality_error(logits, loss.targets) == 0
 
 
 def test_class_error_without_any_object_is_100():
     logits, boxes, targets = problem([0, 0])
     loss = losses.set_loss(logits, boxes, targets)
     assert loss.total.isfinite() and (loss.l1 == 0).all() and (loss.giou == 0).all()
-    assert losses.class_error(logits, matching.pad_targets(targets, logits.device), loss.match) == 100
+    assert losses.class_error(logits, loss.targets, loss.match) == 100
 
 
 class DeviceReads(TorchDispatchMode):

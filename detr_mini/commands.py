@@ -152,7 +152,8 @@ def detect_files(
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for image in tqdm(images, desc="detect", unit="image"):
-        [(found, weights)] = detect(loaded, image, threshold, pick_device(device), return_attention=True)
+        [answer] = detect(loaded, image, threshold, pick_device(device), return_attention=attention)
+        found, weights = answer if attention else (answer, None)
         result = {
             "image": image.name,
             "detections": [
@@ -167,7 +168,7 @@ def detect_files(
             ],
         }
         (out / f"{image.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-        save_picture(picture(image, found, weights if attention else None), out / f"{image.stem}.png")
+        save_picture(picture(image, found, weights), out / f"{image.stem}.png")
         results.append(result)
     return results
 

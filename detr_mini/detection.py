@@ -102,7 +102,7 @@ def detect(
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization(model.config.backbone))
     with evaluating(model, device):
         for picture in pictures:
-            image = _pixels(picture)
+            image = read_picture(picture)
             original_size = tuple(image.shape[-2:])
             if short_side := checkpoint.info.get("short_side"):
                 long_side = checkpoint.info.get("long_side") or NO_LIMIT_PX
@@ -130,7 +130,8 @@ def evaluating(model: nn.Module, device: str | torch.device) -> Iterator[None]:
             module.training = True
 
 
-def _pixels(picture: Picture) -> Tensor:
+def read_picture(picture: Picture) -> Tensor:
+    """The image as uint8 (3, H, W), upright as the camera meant it; ValueError for another tensor."""
     if isinstance(picture, Tensor):
         if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3 or not picture.numel():
             raise ValueError(
@@ -141,4 +142,4 @@ def _pixels(picture: Picture) -> Tensor:
     if isinstance(picture, Image.Image):
         return functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     with Image.open(picture) as opened:
-        return _pixels(opened)
+        return read_picture(opened)

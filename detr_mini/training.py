@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -184,10 +185,10 @@ class Trainer:
 
     def run(self) -> Path:
         """Trains to the last step, evaluating and saving on the way; returns the folder."""
-        bar = tqdm(total=self.steps, initial=self.step, disable=not self.progress, desc="train", unit="step")
-        started, probe = time.perf_counter() - self.seconds, []
         if self.step == self.steps:
             return self.out
+        bar = tqdm(total=self.steps, initial=self.step, disable=not self.progress, desc="train", unit="step")
+        started, probe = time.perf_counter() - self.seconds, []
         with bar, (self.out / "log.jsonl").open("a") as self.log_file:
             for batch in self.batches():
                 before = time.perf_counter()
@@ -237,7 +238,7 @@ class Trainer:
             batch_size=size,
             sampler=range(self.step * size, last * size),
             num_workers=workers,
-            collate_fn=Collate(mean, std, classes),
+            collate_fn=partial(collate, mean=mean, std=std, num_classes=classes),
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
         )
@@ -367,16 +368,6 @@ class Trainer:
         log = self.out / "log.jsonl"
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
         write_atomically(log, "".join(line + "\n" for line in kept).encode())
-
-
-class Collate:
-    """`collate` with its settings bound, in a form that worker processes can receive."""
-
-    def __init__(self, mean: tuple, std: tuple, num_classes: int):
-        self.settings = (mean, std, num_classes)
-
-    def __call__(self, samples: list) -> Batch:
-        return collate(samples, *self.settings)
 
 
 def named_values(row: list[float]) -> dict:

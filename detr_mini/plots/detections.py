@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.checkpoints import SHIPPED, load
 from detr_mini.datasets.toybox import Toybox, ToyboxConfig
-from detr_mini.detection import Detections, Picture, detect
+from detr_mini.detection import Detections, Picture, detect, read_picture
 from detr_mini.detr import Attention
 from detr_mini.plots import style
 from detr_mini.plots.style import save as save_picture
@@ -100,15 +99,8 @@ def query_map(attention: Attention, query: int, layer: int = -1, image: int = 0)
 
 
 def pixels_of(image: Picture) -> np.ndarray:
-    """The image as (H, W, 3) uint8, upright as the camera meant it; ValueError for another tensor."""
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or len(image) != 3 or image.dtype.is_floating_point:
-            raise ValueError(f"image is {image.dtype} {tuple(image.shape)}, wanted torch.uint8 (3, H, W)")
-        return image.permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    with Image.open(image) as opened:
-        return pixels_of(opened)
+    """The image as (H, W, 3) uint8, read as `detection.detect` reads it."""
+    return read_picture(image).permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
 
 
 def show_pixels(axes: Axes, pixels: np.ndarray, size: tuple[int, int] | None = None, **options) -> AxesImage:

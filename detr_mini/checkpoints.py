@@ -1,28 +1,32 @@
-"""Models on disk: safetensors whose metadata holds the configuration, the class names and the id table."""
+"""Models on disk: our safetensors, which hold configuration, class names and id table, and the published models."""
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from detr_mini import listing, published
 from detr_mini.detr import DETR, DETRConfig
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 FORMAT = "detr-mini 1"
+# Fields of a configuration that change what the weights mean and leave no trace in their names or shapes.
+UNSEEN = ("heads", "dilation", "pre_norm", "position", "temperature")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model in evaluation mode, class names and category ids by label, and facts about its making."""
 
-    model: DETR
+    model: DETR | listing.DETR  # the latter for "detr_demo" alone
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    info: dict = field(default_factory=dict)  # short_side, long_side (px or None), steps, AP ...
+    info: dict = field(default_factory=dict)  # short_side, long_side (px or None), batch_size, steps, AP ...
 
 
 def save(
@@ -76,15 +80,56 @@ def find(name_or_path: str | Path) -> Path:
             "with a checkout; git clone the project and run pip install -e . inside it"
         )
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none"
-    raise FileNotFoundError(f"no file {name_or_path}, and no shipped checkpoint of that name (there are: {known})")
+    raise FileNotFoundError(
+        f"no file {name_or_path}, and no shipped checkpoint of that name (there are: {known}; "
+        f"published, to be fetched: {', '.join(published.MODELS)})"
+    )
 
 
-def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Reads a checkpoint by path or shipped name; never touches the network.
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    dilation: bool | None = None,
+    names: Sequence[str] | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint: a path, a shipped name, or a published one, which is fetched if it is not here yet.
 
-    Raises FileNotFoundError, or ValueError where the file is cut short, not ours, or of another model.
+    Published are detr_resnet50, detr_resnet101, both also with _dc5, and detr_demo; the network is used for them
+    alone. `dilation` (DC5) and `names` (K class names by label, COCO's 91 if None) are for `.pth` files in the format
+    of the authors' code. Raises FileNotFoundError, OSError where a download fails, or ValueError where the file is
+    cut short, of another model, of other classes, or `dilation` is wrong or wanting.
     """
-    path = find(name_or_path)
+    name = str(name_or_path)
+    path = published.fetch(name) if name in published.MODELS else find(name_or_path)
+    if path.suffix in (".pth", ".pt"):
+        name = name if name in published.MODELS else published.recognise(path, dilation)
+        published.check_dilation(name, dilation, path)
+        checkpoint = _load_published(path, name, names)
+    else:
+        checkpoint = _load_ours(path)
+        own = checkpoint.model.config.dilation
+        if dilation is not None and dilation != own:
+            raise ValueError(f"{path} was made with dilation={own}, but dilation={dilation} was asked for")
+    checkpoint.model.to(device).eval()
+    return checkpoint
+
+
+def _load_published(path: Path, name: str, names: Sequence[str] | None) -> Checkpoint:
+    known, tensors = published.MODELS[name], published.read(path)
+    info = {"published": name, "short_side": 800, "long_side": 1333, "batch_size": known.batch_size}
+    if known.config is None:
+        model = listing.DETR(len(published.COCO_IDS), feature_scale=0.1)
+        model.load_state_dict(listing.demo_keys(tensors))
+        return Checkpoint(model, published.COCO_NAMES, published.COCO_IDS, info)
+    names = tuple(published.COCO_NAMES if names is None else names)
+    tensors = published.our_keys(tensors, path, len(names))
+    queries = len(tensors["query_embed.weight"]) if "query_embed.weight" in tensors else known.config.queries
+    model = DETR(replace(known.config, num_classes=len(names), queries=queries))
+    load_weights(model, tensors, path)
+    return Checkpoint(model, names, tuple(range(len(names))), info)
+
+
+def _load_ours(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -100,7 +145,7 @@ def load(name_or_path: str | Path, device: str | torch.device = "cpu") -> Checkp
     model = DETR(DETRConfig(**settings))
     load_weights(model, tensors, path)
     names, ids = tuple(json.loads(metadata["names"])), tuple(json.loads(metadata["category_ids"]))
-    return Checkpoint(model.to(device).eval(), names, ids, json.loads(metadata["info"]))
+    return Checkpoint(model, names, ids, json.loads(metadata["info"]))
 
 
 def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
@@ -120,12 +165,20 @@ def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Pa
     model.load_state_dict(tensors)
 
 
-def transfer(model: DETR, tensors: dict[str, torch.Tensor]) -> list[str]:
+def transfer(model: DETR, start: DETR) -> list[str]:
     """Fills what fits by name and shape, for fine-tuning, and returns the names that stay as they were drawn.
 
-    Raises ValueError where less than half of the transformer fits: that would be training from scratch in disguise.
+    Raises ValueError where the two differ in a setting that no name or shape shows, or where less than half of the
+    transformer fits: that would be training from scratch in disguise.
     """
-    own = model.state_dict()
+    for name in UNSEEN:
+        wanted, found = getattr(model.config, name), getattr(start.config, name)
+        if wanted != found:
+            raise ValueError(
+                f"the checkpoint to start from has {name}={found}, the model {name}={wanted}: its weights fit, but "
+                f"would mean something else; set {name}={found}"
+            )
+    own, tensors = model.state_dict(), start.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
     transformer = [key for key in own if key.startswith("transformer.")]
     kept = sum(own[key].numel() for key in transformer if key in fitting)

@@ -65,11 +65,12 @@ def parser() -> argparse.ArgumentParser:
 
     about = "Measure AP by pycocotools, per class and size too."
     evaluation = command("eval", run_eval, about, "detr-mini eval --checkpoint toybox-mini --data toybox --layers")
-    evaluation.add_argument("--checkpoint", required=True, help="file, run folder or shipped name")
+    evaluation.add_argument("--checkpoint", required=True, help="file, run folder, shipped or published name")
     evaluation.add_argument("--data", required=True, help="a COCO folder, or toybox")
     evaluation.add_argument("--split", default="val")
     evaluation.add_argument("--nms", type=float, metavar="IOU", help="remove duplicates above this IoU")
     evaluation.add_argument("--layers", action="store_true", help="each decoder layer, with and without NMS")
+    evaluation.add_argument("--batch-size", type=int, help="images at once (the checkpoint's own, else 32)")
     evaluation.add_argument("--json", help="file for the numbers")
     add_device(evaluation)
 
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     example = "detr-mini detect --checkpoint toybox-mini scene.png --out found --threshold 0.7"
     detection = command("detect", run_detect, about, example)
     detection.add_argument("images", nargs="+", metavar="IMAGE")
-    detection.add_argument("--checkpoint", required=True, help="file, run folder or shipped name")
+    detection.add_argument("--checkpoint", required=True, help="file, run folder, shipped or published name")
     detection.add_argument("--out", required=True, help="folder for the pictures and JSON files")
     detection.add_argument("--threshold", type=float, default=0.7, help="least score, 0..1 (0.7)")
     detection.add_argument("--attention", action="store_true", help="also draw where each query looked")
@@ -122,7 +123,13 @@ def run_eval(options: argparse.Namespace) -> None:
     from detr_mini import commands
 
     reports = commands.evaluate(
-        options.checkpoint, options.data, options.split, options.nms, options.layers, options.device
+        options.checkpoint,
+        options.data,
+        options.split,
+        options.nms,
+        options.layers,
+        options.device,
+        options.batch_size,
     )
     for report in reports:
         print(report.table(), end="\n\n")

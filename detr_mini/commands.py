@@ -13,7 +13,7 @@ from detr_mini.checkpoints import Checkpoint
 from detr_mini.datasets import coco, toybox, transforms
 from detr_mini.datasets.toybox import Toybox, ToyboxConfig
 from detr_mini.detection import detect
-from detr_mini.detr import DETRConfig
+from detr_mini.detr import DETR, DETRConfig
 from detr_mini.evaluation import Report, evaluate_layers
 from detr_mini.plots.detections import picture, save_picture
 from detr_mini.training import TrainConfig, Trainer, pick_device
@@ -64,7 +64,7 @@ def train(
         device=device,
         minutes=minutes,
         resume=resume,
-        start_from=checkpoints.load(start_from) if start_from else None,
+        start_from=load_detector(start_from) if start_from else None,
         callback=callback,
         progress=progress,
     )
@@ -92,22 +92,55 @@ def training_data(data: str, configs: Configs) -> tuple[Dataset, Dataset]:
 
 
 def evaluate(
-    checkpoint: str, data: str, split: str = "val", nms: float | None = None, layers: bool = False, device: str = "auto"
+    checkpoint: str,
+    data: str,
+    split: str = "val",
+    nms: float | None = None,
+    layers: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
 ) -> list[Report]:
     """AP of a checkpoint on a split of a COCO folder or of "toybox"; with `layers` each decoder layer, twice.
 
-    Raises ValueError where checkpoint and data have different classes.
+    `batch_size` is the checkpoint's own, else 32, unless given. Raises ValueError where the data have a class that
+    the checkpoint does not know.
     """
-    loaded = checkpoints.load(checkpoint)
+    loaded = load_detector(checkpoint)
     dataset = evaluation_data(data, split, loaded)
-    if tuple(dataset.names) != loaded.names:
-        raise ValueError(
-            f"{checkpoint} knows {len(loaded.names)} classes ({', '.join(loaded.names[:4])} ...), {data} has "
-            f"{len(dataset.names)} ({', '.join(dataset.names[:4])} ...): AP would compare different things"
-        )
+    options = {
+        "device": pick_device(device),
+        "batch_size": batch_size or loaded.info.get("batch_size", 32),
+        "category_ids": category_ids(loaded, dataset, checkpoint, data),
+    }
     if layers:
-        return evaluate_layers(loaded.model, dataset, device=pick_device(device), nms_iou=nms or 0.7)
-    return [evaluation.evaluate(loaded.model, dataset, device=pick_device(device), nms_iou=nms)]
+        return evaluate_layers(loaded.model, dataset, nms_iou=nms or 0.7, **options)
+    return [evaluation.evaluate(loaded.model, dataset, nms_iou=nms, **options)]
+
+
+def load_detector(checkpoint: str) -> Checkpoint:
+    """A checkpoint whose model is `DETR`; ValueError for the demo of fifty lines, which takes one image size."""
+    loaded = checkpoints.load(checkpoint)
+    if not isinstance(loaded.model, DETR):
+        raise ValueError(
+            f"{checkpoint} is the demo of fifty lines: no padding, no decoder layers to ask, so it is not evaluated "
+            "or trained here; notebook 07 detects with it"
+        )
+    return loaded
+
+
+def category_ids(loaded: Checkpoint, dataset: Dataset, checkpoint: str, data: str) -> tuple[int, ...]:
+    """The data's category for each label of the model; ValueError if the data have a class that it does not know."""
+    if tuple(dataset.names) == loaded.names:
+        return dataset.category_ids
+    known = dict(zip(loaded.category_ids, loaded.names, strict=True))
+    wanted = dict(zip(dataset.category_ids, dataset.names, strict=True))
+    strange = [f"{name} (id {number})" for number, name in wanted.items() if known.get(number) != name]
+    if strange:
+        raise ValueError(
+            f"{checkpoint} knows {len(loaded.names)} classes ({', '.join(loaded.names[:4])} ...); of the "
+            f"{len(wanted)} in {data} it lacks {', '.join(strange[:4])}: AP would compare different things"
+        )
+    return loaded.category_ids
 
 
 def evaluation_data(data: str, split: str, checkpoint: Checkpoint) -> Dataset:
@@ -148,7 +181,7 @@ def detect_files(
     names = [image.stem for image in images]
     if len(set(names)) < len(names):
         raise ValueError("two images have the same name, and one result would overwrite the other: detect one by one")
-    loaded = checkpoints.load(checkpoint)
+    loaded = load_detector(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for image in tqdm(images, desc="detect", unit="image"):

@@ -1,9 +1,13 @@
 """The detector: backbone, position encoding, transformer, and the two heads on every query."""
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from detr_mini import backbones, positions
 from detr_mini.transformer import Transformer
@@ -146,3 +150,18 @@ class DETR(nn.Module):
         # float32 before the sigmoid: bfloat16 knows a box only to a few thousandths of the image
         boxes = self.bbox_embed(states).float().sigmoid()
         return DETROutput(self.class_embed(states).float(), boxes, attention)
+
+
+def multiply_adds(model: DETR, height: int, width: int) -> int:
+    """Multiply-adds of one image of height x width px, in convolutions and matrix products, attention's included.
+
+    The paper's Table 1 calls them FLOPs, though each is two operations. Only shapes run through the model: nothing
+    is computed, and its mode and statistics stay as they are.
+    """
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    images = torch.empty(1, 3, height, width, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        # explicit attention: on a CPU the counter sees nothing inside the fused kernel
+        functional_call(model, shapes, images, {"return_attention": True})
+    return counter.get_total_flops() // 2

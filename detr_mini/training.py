@@ -382,13 +382,15 @@ def named_values(row: list[float]) -> dict:
 def build_model(config: DETRConfig, train: TrainConfig, start: checkpoints.Checkpoint | None) -> DETR:
     """A new model, with ImageNet weights in the backbone if asked for, or one that goes on from a checkpoint."""
     model = DETR(config)
-    if train.pretrained:
+    # a checkpoint with the same backbone brings its weights: nothing to fetch
+    pretrained = train.pretrained and (start is None or start.model.config.backbone != config.backbone)
+    if pretrained:
         model.backbone = backbones.build(config.backbone, dilation=config.dilation, pretrained=True)
     if start is not None:
-        fresh = checkpoints.transfer(model, start.model.state_dict())
-        fresh = [name for name in fresh if not (train.pretrained and name.startswith("backbone."))]
+        fresh = checkpoints.transfer(model, start.model)
+        fresh = [name for name in fresh if not (pretrained and name.startswith("backbone."))]
         tqdm.write(f"started from a checkpoint; new: {', '.join(fresh) or 'nothing'}")
-    if config.backbone.startswith("resnet") and not train.pretrained and start is None:
+    if config.backbone.startswith("resnet") and not pretrained and start is None:
         raise ValueError(
             f"{config.backbone} without pretrained weights cannot be trained here: its batch-norm is frozen and "
             "would have no statistics; set pretrained=true, or take --config mini"

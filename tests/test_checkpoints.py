@@ -82,8 +82,8 @@ def test_weights_of_another_model(model):
 def test_transfer_keeps_what_fits_and_names_what_does_not(model):
     torch.manual_seed(1)
     other = DETR(DETRConfig.mini(num_classes=5, width=32, feedforward=32, encoder_layers=1))
-    assert checkpoints.transfer(other, model.state_dict()) == ["class_embed.bias", "class_embed.weight"]
+    assert checkpoints.transfer(other, model) == ["class_embed.bias", "class_embed.weight"]
     assert torch.equal(other.query_embed.weight, model.query_embed.weight)
     wider = DETR(DETRConfig.mini(num_classes=2, width=64, feedforward=32, encoder_layers=1))
     with pytest.raises(ValueError, match="shares less than half"):
-        checkpoints.transfer(wider, model.state_dict())
+        checkpoints.transfer(wider, model)

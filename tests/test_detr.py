@@ -4,31 +4,6 @@ import torch
 from detr_mini.detr import DETR, DETRConfig
 
 
-def count(parameters) -> int:
-    return sum(p.numel() for p in parameters if p.requires_grad)
-
-
-def test_the_default_is_the_papers_model_to_the_last_parameter():
-    model = DETR(DETRConfig())
-    assert count(model.parameters()) == 41_302_368
-    parts = {
-        "encoder": model.transformer.encoder,
-        "decoder": model.transformer.decoder,
-        "class head": model.class_embed,
-        "box head": model.bbox_embed,
-        "queries": model.query_embed,
-        "input projection": model.input_proj,
-    }
-    assert {name: count(part.parameters()) for name, part in parts.items()} == {
-        "encoder": 7_890_432,
-        "decoder": 9_473_024,
-        "class head": 23_644,
-        "box head": 132_612,
-        "queries": 25_600,
-        "input projection": 524_544,
-    }
-
-
 def mini(**changes) -> DETR:
     torch.manual_seed(0)
     return DETR(DETRConfig.mini(**changes)).eval()

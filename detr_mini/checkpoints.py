@@ -119,7 +119,7 @@ def _load_published(path: Path, name: str, names: Sequence[str] | None) -> Check
     info = {"published": name, "short_side": 800, "long_side": 1333, "batch_size": known.batch_size}
     if known.config is None:
         model = listing.DETR(len(published.COCO_IDS), feature_scale=0.1)
-        model.load_state_dict(listing.demo_keys(tensors))
+        load_weights(model, listing.demo_keys(tensors), path)
         return Checkpoint(model, published.COCO_NAMES, published.COCO_IDS, info)
     names = tuple(published.COCO_NAMES if names is None else names)
     tensors = published.our_keys(tensors, path, len(names))
@@ -148,7 +148,7 @@ def _load_ours(path: Path) -> Checkpoint:
     return Checkpoint(model, names, ids, json.loads(metadata["info"]))
 
 
-def load_weights(model: DETR, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
+def load_weights(model: DETR | listing.DETR, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
     """Fills the model with tensors by name; ValueError that names what is missing, left over or of other shape."""
     own = model.state_dict()
     missing, left_over = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())

@@ -61,7 +61,7 @@ class DETR(nn.Module):
         pos = torch.cat([columns, rows], dim=-1).flatten(0, 1)  # (HW, D)
         tokens = self.feature_scale * h.flatten(2).transpose(1, 2)  # (B, D, H, W) -> (B, HW, D)
         queries = self.query_pos.expand(len(images), -1, -1)  # (Q, D) -> (B, Q, D)
-        # Positions enter once, here, and with them the values; the full model adds them to the queries and keys of
+        # Positions enter once, here, so the values carry them too; the full model adds them to queries and keys of
         # every attention (Table 3). No mask hides later queries: all boxes are decoded at once (section 3.2).
         states = self.transformer(pos + tokens, queries)  # (B, Q, D)
         return self.linear_class(states), self.linear_bbox(states).sigmoid()

@@ -18,7 +18,9 @@ EMPTY_AREA = 1e-20
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """Turn centre and size into corners; (..., 4) to (..., 4), in the unit that came in."""
     cx, cy, w, h = boxes_cxcywh.unbind(-1)
-    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
+    # The shape of stack(..., dim=-1), but in memory all x1 lie together, then all y1, ...: overlaps of many boxes,
+    # which take one coordinate at a time, are then about twice as fast.
+    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]).movedim(0, -1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
@@ -50,9 +52,10 @@ def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     continuous: two equal boxes that shrink keep 1, two points that approach each other keep -1.)
     """
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
-    top_left = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    bottom_right = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    hull = area(torch.cat([top_left, bottom_right], dim=-1))  # not prod(): its backward reads the device
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a_xyxy.unbind(-1), b_xyxy.unbind(-1)
+    width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
+    height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
+    hull = width * height
     return _ratio(intersection, union) - _ratio(hull - union, hull)
 
 
@@ -67,9 +70,10 @@ def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
 
 def _intersection_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    top_left = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    bottom_right = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)  # negative where the boxes are apart
+    # One coordinate at a time: operations on the last axis of (..., 2) are several times slower.
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a_xyxy.unbind(-1), b_xyxy.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)  # negative where they are apart
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     intersection = width * height
     return intersection, area(a_xyxy) + area(b_xyxy) - intersection
 

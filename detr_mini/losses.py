@@ -6,6 +6,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from detr_mini import matching
 from detr_mini.boxes import cxcywh_to_xyxy, paired_giou
@@ -53,25 +54,56 @@ def set_loss(
     weights = weights or Weights()
     padded = pad_targets(targets, logits.device)
     logits, boxes_cxcywh = logits.float(), boxes_cxcywh.float()
-    matched = match(logits, boxes_cxcywh, padded, matching_weights)
-    label = label_loss(logits, padded, matched, weights.no_object)
+    log_probabilities = logits.detach().log_softmax(-1)  # once, for the matching and for the loss
+    matched = match(logits, boxes_cxcywh, padded, matching_weights, log_probabilities)
+    label = label_loss(logits, padded, matched, weights.no_object, log_probabilities)
     l1, giou = box_losses(boxes_cxcywh, padded, matched)
     parts = weights.label * label + weights.l1 * l1 + weights.giou * giou  # (L,)
     total = parts.sum() if weights.auxiliary else parts[-1]
     return SetLoss(total, label.detach(), l1.detach(), giou.detach(), matched, padded)
 
 
-def label_loss(logits: Tensor, targets: PaddedTargets, matched: Match, no_object: float) -> Tensor:
-    """Cross-entropy of every query, "no object" down-weighted: logits (L, B, Q, K+1), to (L,)."""
+def label_loss(
+    logits: Tensor,
+    targets: PaddedTargets,
+    matched: Match,
+    no_object: float,
+    log_probabilities: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of every query, "no object" down-weighted: logits (L, B, Q, K+1), to (L,).
+
+    Where the log-probabilities of `logits` are known already, the same comes about twice as fast.
+    """
     queries, classes = logits.shape[2], logits.shape[3] - 1
     place = torch.where(matched.query >= 0, matched.query, queries)  # (L, B, T); unmatched: one past the end
     wanted = torch.full((*logits.shape[:2], queries + 1), classes, device=logits.device)
     wanted = wanted.scatter(2, place, targets.labels.expand_as(place))[:, :, :queries]  # (L, B, Q)
-    class_weights = logits.new_ones(classes + 1)
-    class_weights[classes] = no_object
-    nats = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), class_weights, reduction="none")
-    divisor = mean_over_processes(class_weights[wanted].sum(dim=(1, 2)))  # (L,)
-    return nats.view_as(wanted).sum(dim=(1, 2)) / divisor.clamp(min=1e-9)
+    if log_probabilities is None:
+        nats = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none").view_as(wanted)
+    else:
+        nats = CrossEntropy.apply(logits, log_probabilities, wanted)
+    class_weights = torch.where(wanted == classes, no_object, 1.0)  # (L, B, Q)
+    divisor = mean_over_processes(class_weights.sum(dim=(1, 2)))  # (L,)
+    return (class_weights * nats).sum(dim=(1, 2)) / divisor.clamp(min=1e-9)
+
+
+class CrossEntropy(torch.autograd.Function):
+    """`F.cross_entropy` of each query, (..., K+1) and wanted classes (...) to (...), from given log-probabilities.
+
+    Its gradient by the logits is the probabilities, less 1 at the wanted class.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, log_probabilities: Tensor, wanted: Tensor) -> Tensor:
+        ctx.save_for_backward(log_probabilities, wanted)
+        return -log_probabilities.gather(-1, wanted[..., None])[..., 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope: Tensor) -> tuple[Tensor, None, None]:
+        log_probabilities, wanted = ctx.saved_tensors
+        gradient = log_probabilities.exp().mul_(slope[..., None])
+        return gradient.scatter_add_(-1, wanted[..., None], -slope[..., None]), None, None
 
 
 def box_losses(boxes_cxcywh: Tensor, targets: PaddedTargets, matched: Match) -> tuple[Tensor, Tensor]:

@@ -56,27 +56,44 @@ def pad_targets(targets: list[dict], device: torch.device) -> PaddedTargets:
     return PaddedTargets(labels.to(device), boxes.to(device), valid.to(device, non_blocking=True), counts)
 
 
-def cost(logits: Tensor, boxes_cxcywh: Tensor, targets: PaddedTargets, weights: Weights) -> Tensor:
+def cost(
+    logits: Tensor,
+    boxes_cxcywh: Tensor,
+    targets: PaddedTargets,
+    weights: Weights,
+    log_probabilities: Tensor | None = None,
+) -> Tensor:
     """What it would cost query q to answer for object t: logits (L, B, Q, K+1), boxes (L, B, Q, 4), to (L, B, Q, T).
 
     T columns are enough: where the paper pads the objects to Q, an empty one costs 0 with every query.
+    `log_probabilities` are those of `logits`, where they are known already.
     Source: DETR, section 3.1; the class term is minus the probability, not its log.
     """
+    if log_probabilities is None:
+        log_probabilities = logits.float().log_softmax(-1)
     layers, _, queries, _ = logits.shape
-    labels = targets.labels[None, :, None, :].expand(layers, -1, queries, -1)  # (L, B, Q, T)
-    label_cost = -logits.float().softmax(-1).gather(-1, labels)
+    # Objects before queries, (L, B, T, Q), until the last line: the long axis last is the fast one.
+    labels = targets.labels[None, :, :, None].expand(layers, -1, -1, queries)
+    label_cost = -log_probabilities.mT.gather(2, labels).exp()
     predicted, true = boxes_cxcywh.float(), targets.boxes_cxcywh[None]
-    l1_cost = torch.cdist(predicted, true.expand(layers, -1, -1, -1), p=1)
-    giou_cost = -giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
-    return weights.label * label_cost + weights.l1 * l1_cost + weights.giou * giou_cost
+    l1_cost = torch.cdist(true.expand(layers, -1, -1, -1), predicted, p=1)
+    giou_cost = -giou(cxcywh_to_xyxy(true), cxcywh_to_xyxy(predicted))
+    return (weights.label * label_cost + weights.l1 * l1_cost + weights.giou * giou_cost).mT
 
 
 @torch.no_grad()
-def match(logits: Tensor, boxes_cxcywh: Tensor, targets: PaddedTargets, weights: Weights | None = None) -> Match:
+def match(
+    logits: Tensor,
+    boxes_cxcywh: Tensor,
+    targets: PaddedTargets,
+    weights: Weights | None = None,
+    log_probabilities: Tensor | None = None,
+) -> Match:
     """The cheapest one-to-one assignment of objects to queries, for every decoder layer and image.
 
-    logits (L, B, Q, K+1), boxes_cxcywh (L, B, Q, 4). The device is read once (the cost) and written once (the
-    answer). Raises ValueError where the cost holds NaN or inf; warns when an image has more objects than queries.
+    logits (L, B, Q, K+1), boxes_cxcywh (L, B, Q, 4), and the log-probabilities if known. The device
+    is read once (the cost) and written once (the answer). Raises ValueError where the cost holds NaN or inf; warns
+    when an image has more objects than queries.
     """
     queries, counts = logits.shape[2], targets.counts
     if max(counts, default=0) > queries:
@@ -86,7 +103,7 @@ def match(logits: Tensor, boxes_cxcywh: Tensor, targets: PaddedTargets, weights:
             f"({queries}); the rest of them is not trained: raise DETRConfig.queries",
             stacklevel=2,
         )
-    costs = cost(logits, boxes_cxcywh, targets, weights or Weights()).cpu().numpy()
+    costs = cost(logits, boxes_cxcywh, targets, weights or Weights(), log_probabilities).cpu().numpy()
     if not np.isfinite(costs).all():
         layer, image, query, target = np.argwhere(~np.isfinite(costs))[0]
         raise ValueError(

@@ -4,9 +4,11 @@ B images · H, W pixels · h, w cells of the feature map, h = ceil(H / stride)
 """
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 NAMES = ("tiny", "resnet50", "resnet101", "efficientnet_lite0")
@@ -115,14 +117,35 @@ class ResNet(nn.Module):
         )
         if pretrained:
             net.load_state_dict(_download(name))
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.conv1.requires_grad_(False)
         self.layer1.requires_grad_(False)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (B, 64, H/4, W/4)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 2048, h, w)
+        images = images.contiguous(memory_format=torch.channels_last)  # as for Tiny
+        x = self.maxpool(torch.relu_(normed_convolution(images, self.conv1, self.bn1)))  # (B, 64, H/4, W/4)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = bottleneck(x, block)
+        return x  # (B, 2048, h, w)
+
+
+def bottleneck(x: Tensor, block: Bottleneck) -> Tensor:
+    """torchvision's `block(x)`: narrow, 3 x 3, widen, beside a shortcut; its batch-norms inside the convolutions."""
+    y = torch.relu_(normed_convolution(x, block.conv1, block.bn1))
+    y = torch.relu_(normed_convolution(y, block.conv2, block.bn2))
+    y = normed_convolution(y, block.conv3, block.bn3)
+    shortcut = x if block.downsample is None else normed_convolution(x, *block.downsample)
+    return torch.relu_(y.add_(shortcut))
+
+
+def normed_convolution(x: Tensor, convolution: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+    """`norm(convolution(x))` in one pass over the image: a frozen batch-norm is a factor and a shift a channel."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (channels,)
+    weight = convolution.weight * scale[:, None, None, None]
+    shift = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, shift, convolution.stride, convolution.padding, convolution.dilation)
 
 
 def _download(name: str) -> dict[str, Tensor]:

@@ -64,9 +64,17 @@ def test_resnet_equals_torchvisions_with_the_same_weights():
     last = {}
     theirs.layer4.register_forward_hook(lambda module, inputs, output: last.update(features=output))
     images = torch.rand(1, 3, 64, 96, dtype=torch.float64)
-    with torch.no_grad():
-        theirs(images)
-        torch.testing.assert_close(ours(images), last["features"])
+    theirs(images)
+    features = ours(images)
+    torch.testing.assert_close(features, last["features"])
+    direction = torch.randn_like(features)
+    gradients = {}
+    for net, answer in ((theirs, last["features"]), (ours, features)):
+        answer.backward(direction)
+        gradients[net] = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+    assert len(gradients[ours]) == 3 * 13 + 3, "three convolutions of 13 trained blocks, three shortcuts"
+    for name, gradient in gradients[ours].items():
+        torch.testing.assert_close(gradient, gradients[theirs][name])
 
 
 def test_dc5_takes_the_same_weights_and_doubles_the_resolution():

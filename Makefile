@@ -66,8 +66,10 @@ notebooks: $(TEST_READY)
 train: $(LAB_READY)
 	$(BIN)/detr-mini train --data toybox --config mini --minutes 10 --out runs/mini
 
-bench: $(LAB_READY)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+# The peers are test dependencies. hf.py and timing.py are what these scripts share.
+bench: $(TEST_READY)
+	@set -e; for script in mini_step loss_against_hf r50_against_hf scaling; do \
+	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints

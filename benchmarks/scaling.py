@@ -108,8 +108,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[Curve]]:
 
 def draw(axes: Axes, axis: str, found: list[Curve], held: str) -> None:
     """The points of each curve, and its fitted line through the larger half; the title states the exponents."""
-    for curve, colour in zip(found, (style.QUERY, style.OBJECT), strict=False):
-        axes.plot(curve.sizes, curve.ms, "o", color=colour, label=curve.name)
+    for curve, colour, marker in zip(found, (style.QUERY, style.OBJECT), "os", strict=False):
+        axes.plot(curve.sizes, curve.ms, marker, color=colour, label=curve.name)
         large, ms = (np.array(values[len(curve.sizes) // 2 :]) for values in (curve.sizes, curve.ms))
         middle = np.exp(np.log(ms).mean() - curve.exponent * np.log(large).mean())
         axes.plot(large, middle * large**curve.exponent, color=colour)

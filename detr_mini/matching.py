@@ -72,9 +72,9 @@ def cost(
     if log_probabilities is None:
         log_probabilities = logits.float().log_softmax(-1)
     layers, _, queries, _ = logits.shape
-    # Objects before queries, (L, B, T, Q), until the last line: the long axis last is the fast one.
-    labels = targets.labels[None, :, :, None].expand(layers, -1, -1, queries)
-    label_cost = -log_probabilities.mT.gather(2, labels).exp()
+    labels = targets.labels[None, :, None, :].expand(layers, -1, queries, -1)  # (L, B, Q, T)
+    # From here on objects before queries, (L, B, T, Q), until the last line: the long axis last is the fast one.
+    label_cost = -log_probabilities.gather(-1, labels).mT.contiguous().exp()
     predicted, true = boxes_cxcywh.float(), targets.boxes_cxcywh[None]
     l1_cost = torch.cdist(true.expand(layers, -1, -1, -1), predicted, p=1)
     giou_cost = -giou(cxcywh_to_xyxy(true), cxcywh_to_xyxy(predicted))

@@ -74,9 +74,15 @@ def normalise(notebook: NotebookNode) -> None:
         for output in cell.outputs:
             output.pop("transient", None)
             if "metadata" in output:
-                output.metadata = nbformat.from_dict({})
+                output.metadata = nbformat.from_dict(_alt_text(output.metadata))
         if PHOTOS in cell.metadata.get("tags", []):
             _leave_photographs_out(cell)
+
+
+def _alt_text(metadata: NotebookNode) -> dict:
+    """What a picture says to those who do not see it; all else goes."""
+    kept = {kind: values["alt"] for kind, values in metadata.items() if isinstance(values, dict) and "alt" in values}
+    return {kind: {"alt": text} for kind, text in kept.items()}
 
 
 def _without_widget(output: NotebookNode) -> bool:

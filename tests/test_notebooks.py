@@ -120,6 +120,14 @@ def test_normalising_keeps_facts_and_removes_noise():
     assert nbformat.writes(notebook) == once
 
 
+def test_what_a_picture_says_to_those_who_do_not_see_it_stays():
+    notebook = good()
+    said = {"image/png": {"alt": "two boxes", "width": 300}, "collapsed": True}
+    notebook.cells[2].outputs = [new_output("display_data", data=dict(PICTURE), metadata=said)]
+    tool.normalise(notebook)
+    assert notebook.cells[2].outputs[0].metadata == {"image/png": {"alt": "two boxes"}}
+
+
 def test_photographs_are_left_out_and_what_is_said_of_them_stays():
     notebook = good()
     table = {"text/html": "<table><tr><td>0.61</td></tr></table>", "text/plain": "0.61"}

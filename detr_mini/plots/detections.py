@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from detr_mini.datasets.toybox import Toybox, ToyboxConfig
 from detr_mini.detection import Detections, Picture, detect, read_picture
 from detr_mini.detr import Attention
 from detr_mini.plots import style
+from detr_mini.plots.style import draw_box
 from detr_mini.plots.style import save as save_picture
 
 # L decoder layers · B images · h heads · Q queries · H, W image in px · gh, gw feature map
@@ -125,13 +125,6 @@ def draw_attention(axes: Axes, pixels: np.ndarray, weights: Tensor, smooth: bool
     between = "bilinear" if smooth else "nearest"
     veil = 0.25 + 0.55 * percent / percent.max()
     return show_pixels(axes, percent, size, cmap=style.HEAT, vmin=0, alpha=veil, interpolation=between)
-
-
-def draw_box(axes: Axes, box_xyxy_px: Tensor | np.ndarray, colour: str, line: str = "-") -> None:
-    """Draw a box (4,) with a white seam, so that its line shows on light and dark."""
-    x1, y1, x2, y2 = (float(side) for side in box_xyxy_px)
-    options = {"fill": False, "edgecolor": colour, "linewidth": 2, "linestyle": line}
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, path_effects=style.SEAM, **options))
 
 
 def draw_detections(axes: Axes, detections: Detections, details: bool = True) -> None:

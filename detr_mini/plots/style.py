@@ -1,10 +1,13 @@
 """What all figures share: one colour for each role, text that reads on any picture, PNG on white."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
@@ -16,7 +19,7 @@ UNMATCHED = "#444444"  # dark grey: a query that has none, "no object"
 INK = "#222222"
 HEAT = "inferno"  # attention and other amounts from nothing to much
 DPI = 120
-SEAM = [withStroke(linewidth=4, foreground="white")]  # keeps a line visible on a dark picture
+SEAM = [withStroke(linewidth=4, foreground="white")]  # keeps a line or a word visible on a dark picture
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -24,6 +27,17 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def draw_box(
+    axes: Axes, box_xyxy: Sequence[float], colour: str, line: str = "-", width: float = 2.0, seam: bool = True
+) -> None:
+    """Draw the outline of a box (4,), in the unit of the axes; with a seam it shows on light and dark pictures."""
+    x1, y1, x2, y2 = (float(side) for side in box_xyxy)
+    look = {"fill": False, "edgecolor": colour, "linewidth": width, "linestyle": line}
+    if seam:
+        look["path_effects"] = [withStroke(linewidth=width + 2, foreground="white")]
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
 
 
 def png(figure: Figure, colours: int | None = None) -> bytes:

@@ -18,7 +18,12 @@ TIMEOUT_S = 30.0  # without an answer
 
 def folder(kind: str) -> Path:
     """Where downloads of a kind ("weights") go: `data/` of a checkout, else torch.hub's cache."""
-    return DATA / kind if (DATA / "checkpoints").is_dir() else Path(torch.hub.get_dir()) / "checkpoints"
+    return DATA / kind if (DATA / "checkpoints").is_dir() else hub_cache()
+
+
+def hub_cache() -> Path:
+    """Where torch.hub keeps the files that it has fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def sha256(path: Path) -> str:

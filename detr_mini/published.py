@@ -45,7 +45,7 @@ def fetch(name: str) -> Path:
     Raises what `download.fetch` raises.
     """
     file = MODELS[name].file
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    cached = download.hub_cache() / file
     path = cached if cached.is_file() else download.folder("weights") / file
     return download.fetch(ADDRESS + file, path, hash_in(file))
 

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 
@@ -18,3 +19,10 @@ def photos():
         pytest.skip(reason)
 
     return folder
+
+
+@pytest.fixture
+def no_figure_is_left_in_pyplot():
+    """Fails a test that leaves a figure in pyplot's list: the package's figures are objects of their own."""
+    yield
+    assert not plt.get_fignums()

@@ -3,7 +3,6 @@
 import io
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,14 +16,10 @@ from detr_mini.detection import Detections
 from detr_mini.detr import DETR, Attention, DETRConfig
 from detr_mini.plots import course_map, detections, style
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 SCENE = (torch.arange(3 * 48 * 64) % 251).to(torch.uint8).reshape(3, 48, 64)
 ROLES = (style.QUERY, style.OBJECT, style.MATCHED, style.UNMATCHED)
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def found(count: int, width: int = 64, height: int = 48) -> Detections:

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,13 +10,9 @@ from detr_mini import positions
 from detr_mini.plots import attention as plots
 from detr_mini.plots import style
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 SCENES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def texts(figure) -> str:

@@ -8,14 +8,10 @@ from matplotlib.patches import Rectangle
 
 from detr_mini.plots import backbones as plots
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 IMAGES = [torch.full((3, 20, 30), 90, dtype=torch.uint8), torch.full((3, 30, 20), 200, dtype=torch.uint8)]
 BOXES = [torch.tensor([[2.0, 3.0, 12.0, 15.0]]), torch.zeros(0, 4)]
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def readable(figure) -> bool:

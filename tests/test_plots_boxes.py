@@ -13,17 +13,13 @@ from detr_mini import boxes
 from detr_mini.plots import boxes as plots
 from detr_mini.plots import style
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 IMAGE = (torch.arange(3 * 32 * 64) % 251).to(torch.uint8).reshape(3, 32, 64)
 HALVES = torch.tensor([[0.25, 0.5, 0.3, 0.5], [0.7, 0.4, 0.2, 0.4]])  # cxcywh
 SIX = torch.tensor([[0, 0, 10, 6], [0, 1, 10, 7], [2, 0, 12, 6], [14, 1, 19, 6], [15, 1, 20, 6], [0, 0, 6, 6.0]])
 NAMES = ["A1", "A2", "C", "B1", "B2", "A3"]
 SCORES = torch.tensor([0.95, 0.9, 0.85, 0.8, 0.7, 0.6])
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def drawn(axes, colour) -> list[tuple]:

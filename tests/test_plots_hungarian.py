@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -14,14 +13,10 @@ from detr_mini import hungarian, matching
 from detr_mini.plots import hungarian as plots
 from detr_mini.plots import style
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 SQUARE = np.array([[4, 6, 7, 9], [4, 5, 3, 7], [3, 7, 8, 6], [7, 2, 1, 9]])
 TALL = np.array([[1, 1, 2], [2, 3, 5], [3, 5, 8], [7, 7, 7], [9, 6, 8]])
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def answers(queries: int, objects: int, seed: int = 0):

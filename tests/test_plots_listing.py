@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -18,14 +17,10 @@ from detr_mini.detr import DETR, DETRConfig
 from detr_mini.plots import listing as plots
 from detr_mini.plots import style
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "07_fifty_lines.ipynb"
 CAT = 17  # COCO's id
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def texts(figure) -> str:

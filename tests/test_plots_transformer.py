@@ -1,6 +1,5 @@
 """Notebook 05's figures draw what they are given, and recorded shapes and costs are what they say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,13 +9,9 @@ from detr_mini.plots import style
 from detr_mini.plots import transformer as plots
 from detr_mini.transformer import DecoderLayer, EncoderLayer
 
+pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
+
 TOKENS, QUERIES = torch.zeros(2, 12, 16), torch.zeros(2, 5, 16)
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_in_pyplot():
-    yield
-    assert not plt.get_fignums()
 
 
 def texts(axes) -> str:

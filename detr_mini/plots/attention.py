@@ -19,7 +19,6 @@ from detr_mini.plots.detections import draw_attention, pixels_of, show_pixels
 
 # h heads · N queries of the attention · S keys · C, D channels · H, W grid · B images
 
-WIDTH_IN = 9.0
 KINDS = ("none", "learned", "sine")
 DEAD = 0.01  # standard deviation over the grid below which a channel hardly says anything
 SPREAD = "RdBu"  # codes from -1 to 1; white is 0
@@ -72,8 +71,8 @@ def compare_codes(codes: Tensor, cell: tuple[int, int]) -> Similarity:
 def similarity_figure(shown: Mapping[str, Similarity]) -> Figure:
     """Draw maps of similarity to the marked cell side by side, on one scale."""
     rows, columns = next(iter(shown.values())).map.shape
-    wide = (WIDTH_IN - 1.45 - 0.35 * (len(shown) - 1)) / len(shown)
-    figure, panels = _row(len(shown), wide * rows / columns + 1.05, bottom=0.5, top=0.55, right=0.95)
+    wide = (style.PAGE_IN - 1.45 - 0.35 * (len(shown) - 1)) / len(shown)
+    figure, panels = style.row(len(shown), wide * rows / columns + 1.05, bottom=0.5, top=0.55, right=0.95)
     lowest = min(0.0, *(each.lowest for each in shown.values()))
     for axes, (name, each) in zip(panels, shown.items(), strict=True):
         drawn = axes.imshow(each.map, cmap=style.HEAT, vmin=lowest, vmax=1, aspect="auto")
@@ -108,7 +107,7 @@ def saturation_figure(
     widths: Sequence[int], entropy: Mapping[str, Sequence], slope: Mapping[str, Sequence], keys: int
 ) -> Figure:
     """Draw entropy in bits and slope of the softmax against the width d, for products divided by its root or not."""
-    figure, (left, right) = _row(2, 3.0, bottom=0.5, top=0.4, left=0.6, gap=0.75)
+    figure, (left, right) = style.row(2, 3.0, bottom=0.5, top=0.4, left=0.6, gap=0.75)
     looks = ((style.QUERY, "-", "o"), (style.UNMATCHED, "--", "x"))
     for axes, curves, what in ((left, entropy, "entropy in bits"), (right, slope, "slope, sum of w(1 - w)")):
         for (name, values), (colour, line, marker) in zip(curves.items(), looks, strict=True):
@@ -118,7 +117,7 @@ def saturation_figure(
         axes.set_xlabel("width d of query and key", fontsize=9)
         axes.set_ylabel(what, fontsize=9)
         axes.set_ylim(bottom=0)
-        _tidy(axes)
+        style.tidy(axes)
     left.axhline(math.log2(keys), color=style.INK, linewidth=0.8, linestyle=":")
     left.text(widths[0], math.log2(keys) - 0.08, f"all {keys} keys alike", fontsize=8, va="top")
     left.set_ylim(0, math.log2(keys) * 1.12)
@@ -136,7 +135,7 @@ def heads_figure(image: Tensor, weights: Tensor, token: tuple[int, int], title: 
     """
     heads, tokens = weights.shape[:2]
     side = math.isqrt(tokens)
-    figure = style.new_figure(WIDTH_IN, 5.2)
+    figure = style.new_figure(style.PAGE_IN, 5.2)
     grid = figure.add_gridspec(2, heads, left=0.075, right=0.99, bottom=0.03, top=0.89, wspace=0.12, hspace=0.26)
     figure.suptitle(title, fontsize=10, color=style.INK)
     pixels, query = pixels_of(image), token[0] * side + token[1]
@@ -163,7 +162,7 @@ def heads_figure(image: Tensor, weights: Tensor, token: tuple[int, int], title: 
 
 def clock_figure(frequencies: Sequence[float], angles: Sequence[float]) -> Figure:
     """Draw each frequency as the hand of a dial, at every angle; the last place is the strongest."""
-    figure, panels = _row(len(frequencies), 2.4, bottom=0.05, top=0.75, left=0.15, gap=0.15, right=0.15)
+    figure, panels = style.row(len(frequencies), 2.4, bottom=0.05, top=0.75, left=0.15, gap=0.15, right=0.15)
     figure.suptitle("One place is one time on all dials; the slow ones tell far from near", fontsize=10)
     for hand, (axes, frequency) in enumerate(zip(panels, frequencies, strict=True)):
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.UNMATCHED, linewidth=0.8))
@@ -182,7 +181,7 @@ def clock_figure(frequencies: Sequence[float], angles: Sequence[float]) -> Figur
 
 def falloff_figure(shift: Sequence[float], curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Draw how alike two places of a line are, against the distance between them."""
-    figure, (axes,) = _row(1, 3.0, bottom=0.5, top=0.4, left=0.65)
+    figure, (axes,) = style.row(1, 3.0, bottom=0.5, top=0.4, left=0.65)
     looks = ((TOLD, "-"), (style.UNMATCHED, "--"), (LEAKED, ":"))
     for (name, values), (colour, line) in zip(curves.items(), looks, strict=False):
         axes.plot(shift, values, color=colour, linestyle=line, label=name)
@@ -190,14 +189,14 @@ def falloff_figure(shift: Sequence[float], curves: Mapping[str, Sequence[float]]
     axes.set_xlabel("distance between the two places, in steps", fontsize=9)
     axes.set_ylabel("dot product / (C/2)", fontsize=9)
     axes.set_title(title, fontsize=10, color=style.INK)
-    _tidy(axes)
+    style.tidy(axes)
     axes.legend(fontsize=8, frameon=False)
     return figure
 
 
 def channels_figure(codes: Mapping[str, Tensor]) -> Figure:
     """Draw codes (cells, C) of one axis as heat maps, sines above cosines; a bar marks channels that hardly change."""
-    figure, panels = _row(len(codes), 3.8, bottom=0.5, top=0.6, left=0.85, gap=0.55, right=0.95)
+    figure, panels = style.row(len(codes), 3.8, bottom=0.5, top=0.6, left=0.85, gap=0.55, right=0.95)
     for axes, (name, each) in zip(panels, codes.items(), strict=True):
         cells, channels = each.shape
         ordered = torch.cat([each[:, ::2], each[:, 1::2]], dim=1)  # (cells, C): sines, then cosines
@@ -219,7 +218,7 @@ def channels_figure(codes: Mapping[str, Tensor]) -> Figure:
 
 def scenes_figure(images: Tensor, moved: Tensor, answers: Sequence[str], twin_answers: Sequence[str]) -> Figure:
     """Draw scenes (B, 3, H, W) in 0..1, and below each its twin, with the toy that is further left."""
-    figure = style.new_figure(WIDTH_IN, 3.75)
+    figure = style.new_figure(style.PAGE_IN, 3.75)
     grid = figure.add_gridspec(2, len(images), left=0.075, right=0.99, bottom=0.02, top=0.92, wspace=0.06, hspace=0.2)
     for row, (pictures, said, name) in enumerate(((images, answers, "a scene"), (moved, twin_answers, "its twin"))):
         for column, (picture, answer) in enumerate(zip(pictures, said, strict=True)):
@@ -233,7 +232,7 @@ def scenes_figure(images: Tensor, moved: Tensor, answers: Sequence[str], twin_an
 
 def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
     """Draw accuracy against training steps for each setting of the left-of experiment, with chance as a line."""
-    figure, (axes,) = _row(1, 3.5, bottom=0.5, top=0.4, left=0.65, right=1.75)
+    figure, (axes,) = style.row(1, 3.5, bottom=0.5, top=0.4, left=0.65, right=1.75)
     for name, curve in curves.items():
         colour, line, marker = LINES[name]
         axes.plot(*zip(*curve, strict=True), color=colour, linestyle=line, marker=marker, markersize=5, label=name)
@@ -242,14 +241,14 @@ def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -
     axes.set_xlabel("training steps of 64 scenes", fontsize=9)
     axes.set_ylabel("right answers, share", fontsize=9)
     axes.set_title(title, fontsize=10, color=style.INK)
-    _tidy(axes)
+    style.tidy(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def accuracy_figure(accuracy: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Draw the final accuracy of each setting and seed as a mark on a line, with chance."""
-    figure, (axes,) = _row(1, 2.9, bottom=0.5, top=0.4, left=1.55)
+    figure, (axes,) = style.row(1, 2.9, bottom=0.5, top=0.4, left=1.55)
     for row, (name, values) in enumerate(accuracy.items()):
         colour, _, marker = LINES[name]
         apart = row + 0.16 * (np.arange(len(values)) - (len(values) - 1) / 2)  # seeds above each other
@@ -261,14 +260,14 @@ def accuracy_figure(accuracy: Mapping[str, Sequence[float]], title: str) -> Figu
     axes.set(xlim=(0.42, 1.05), ylim=(len(accuracy) - 0.5, -1.1))
     axes.set_xlabel("right answers, share; a mark for each seed, their mean beside it", fontsize=9)
     axes.set_title(title, fontsize=10, color=style.INK)
-    _tidy(axes)
+    style.tidy(axes)
     return figure
 
 
 def looks_figure(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
     """Draw scenes (B, 3, H, W) in 0..1, and below them, for each model, where its query looks (B, gh, gw)."""
     rows = 1 + len(maps)
-    figure = style.new_figure(WIDTH_IN, 0.3 + 1.5 * rows)
+    figure = style.new_figure(style.PAGE_IN, 0.3 + 1.5 * rows)
     grid = figure.add_gridspec(
         rows, len(images), left=0.075, right=0.99, bottom=0.02, top=0.97, wspace=0.06, hspace=0.06
     )
@@ -296,31 +295,11 @@ def _draw_scene(axes: Axes, image: Tensor) -> None:
     axes.set_aspect("equal")
 
 
-def _row(
-    count: int,
-    height_in: float,
-    bottom: float,
-    top: float,
-    left: float = 0.5,
-    gap: float = 0.35,
-    right: float = 0.2,
-) -> tuple[Figure, list[Axes]]:
-    """A figure of page width with axes side by side; all margins in inches."""
-    figure = style.new_figure(WIDTH_IN, height_in)
-    wide = (WIDTH_IN - left - right - (count - 1) * gap) / count
-    lefts = [left + index * (wide + gap) for index in range(count)]
-    places = [(x / WIDTH_IN, bottom / height_in, wide / WIDTH_IN, 1 - (bottom + top) / height_in) for x in lefts]
-    return figure, [figure.add_axes(place) for place in places]
-
-
 def _scale(figure: Figure, drawn: AxesImage, title: str) -> None:
     """A colour scale at the right rim, as high as the axes."""
     place = drawn.axes.get_position()
-    scale = figure.colorbar(drawn, cax=figure.add_axes((1 - 0.7 / WIDTH_IN, place.y0, 0.13 / WIDTH_IN, place.height)))
+    scale = figure.colorbar(
+        drawn, cax=figure.add_axes((1 - 0.7 / style.PAGE_IN, place.y0, 0.13 / style.PAGE_IN, place.height))
+    )
     scale.ax.set_title(title, fontsize=8, pad=4)
     scale.ax.tick_params(labelsize=8)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)

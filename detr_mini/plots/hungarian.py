@@ -17,7 +17,6 @@ from detr_mini.plots import style
 # Q queries · T true boxes · K classes · H, W image in px · N, M rows and columns of any cost matrix
 
 Pairs = list[tuple[int, int]]  # (query, object)
-WIDTH_IN = 9.0
 FREE_FILL, FADED = "#FFF3C4", "#B0B0B0"  # a cell or edge of reduced cost 0; what is not yet in play
 CLOSE = 1e-9
 ASIDE = 0.22  # the path runs right of the numbers in a cell, in cells
@@ -122,8 +121,8 @@ def pairings(
     leaves out all other predictions; `bow` bends the lines, so that those on one line come apart.
     """
     rows = -(-len(choices) // columns)
-    side, aspect = WIDTH_IN / columns, (window[3] - window[1]) / (window[2] - window[0])
-    figure = style.new_figure(WIDTH_IN, rows * (side * aspect + 0.32))
+    side, aspect = style.PAGE_IN / columns, (window[3] - window[1]) / (window[2] - window[0])
+    figure = style.new_figure(style.PAGE_IN, rows * (side * aspect + 0.32))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(choices) :]:
         axes.axis("off")
@@ -193,8 +192,8 @@ def steps(cost: np.ndarray, taken: Sequence[hungarian.Step], shown: Sequence[int
     """
     cost, rows = np.asarray(cost, dtype=float), -(-len(shown) // columns)
     across, down = cost.shape[1] + 3.0, cost.shape[0] + 3.3
-    cell = WIDTH_IN / columns / across
-    figure = style.new_figure(WIDTH_IN, rows * down * cell + 0.15)
+    cell = style.PAGE_IN / columns / across
+    figure = style.new_figure(style.PAGE_IN, rows * down * cell + 0.15)
     for index, number in enumerate(shown):
         row, column = divmod(index, columns)
         place = (column / columns, 1 - (row + 1) / rows, 1 / columns, 1 / rows)
@@ -207,7 +206,7 @@ def steps(cost: np.ndarray, taken: Sequence[hungarian.Step], shown: Sequence[int
 def graphs(cost: np.ndarray, taken: Sequence[hungarian.Step], shown: Sequence[int]) -> Figure:
     """Draw chosen steps as bipartite graphs: edges of reduced cost 0 dotted, matched ones solid, the path's dashed."""
     cost = np.asarray(cost, dtype=float)
-    figure = style.new_figure(WIDTH_IN, 0.65 + 0.48 * max(cost.shape))
+    figure = style.new_figure(style.PAGE_IN, 0.65 + 0.48 * max(cost.shape))
     for axes, number in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _draw_graph(axes, cost, taken[number], _what_happened(taken[number], taken[number - 1] if number else None))
     figure.tight_layout(pad=0.5)
@@ -241,7 +240,7 @@ def class_scales(spreads: Mapping[str, Mapping[str, np.ndarray]], title: str) ->
     `spreads` maps a model to its terms, a term to one positive number for each object: the standard deviation of the
     object's column. A number added to a whole column changes no match, so the level of a column says nothing.
     """
-    figure = style.new_figure(WIDTH_IN, 3.7)
+    figure = style.new_figure(style.PAGE_IN, 3.7)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     p = np.geomspace(1e-4, 1, 200)
     left.semilogx(p, -np.log(p), "--", color=style.UNMATCHED, linewidth=2)
@@ -281,7 +280,7 @@ def assignments(rows: Sequence[tuple[str, np.ndarray, AssignmentState]]) -> Figu
     In the table a solid frame is an optimal pair, a dashed one greedy's; below each cost its three terms.
     """
     high = 2.95
-    figure = style.new_figure(WIDTH_IN, high * len(rows))
+    figure = style.new_figure(style.PAGE_IN, high * len(rows))
     for index, (title, image, state) in enumerate(rows):
         top = 1 - index / len(rows)
         unit = 1 / len(rows) / high  # one inch, as a share of the figure's height
@@ -291,7 +290,7 @@ def assignments(rows: Sequence[tuple[str, np.ndarray, AssignmentState]]) -> Figu
             (0.008, "optimal", state.optimal, state.optimal_total),
             (0.262, "greedy", state.greedy, state.greedy_total),
         ):
-            axes = figure.add_axes((left, bottom, 2.2 / WIDTH_IN, tall))
+            axes = figure.add_axes((left, bottom, 2.2 / style.PAGE_IN, tall))
             draw_pairing(axes, state.boxes_cxcywh, state.true_cxcywh, pairs, image)
             axes.set_title(f"{name}: {total:.2f}", fontsize=9, color=style.INK, pad=3)
         wide = min(0.43, 0.17 * max(1, state.cost.shape[1])) if state.cost.size else 0.43

@@ -20,7 +20,6 @@ from detr_mini.plots.detections import pixels_of, show_pixels
 
 # B images · Q queries · K classes · H, W feature map · D width
 
-WIDTH_IN = 9.0
 TOLD = "#D55E00"  # positions from an encoding, as in notebook 04
 
 
@@ -103,9 +102,9 @@ def way_figure(shapes: Mapping[str, tuple[int, ...]]) -> Figure:
 
     `shapes` holds those of image, features, h, tokens, pos, memory, queries, states, logits and boxes.
     """
-    figure = style.new_figure(WIDTH_IN, 3.7)
-    axes = _axes(figure, 0, 0, WIDTH_IN, 3.4)
-    axes.set(xlim=(0, WIDTH_IN), ylim=(0, 3.4))
+    figure = style.new_figure(style.PAGE_IN, 3.7)
+    axes = _axes(figure, 0, 0, style.PAGE_IN, 3.4)
+    axes.set(xlim=(0, style.PAGE_IN), ylim=(0, 3.4))
     axes.axis("off")
     places = {
         "image": (0.75, 2.75, style.INK),
@@ -152,7 +151,7 @@ def untrained_figure(images: Sequence[Picture], said: Mapping[str, Answers]) -> 
     """Draw all boxes of each image, named as in `said`, and the probabilities of best class and "no object"."""
     names, answers = list(said), list(said.values())
     high, gap, wide = 2.2, 0.15, 2.9
-    figure = style.new_figure(WIDTH_IN, high + 0.95)
+    figure = style.new_figure(style.PAGE_IN, high + 0.95)
     for i, (image, answer) in enumerate(zip(images, answers, strict=True)):
         pixels = pixels_of(image)
         place = (gap + i * (wide + gap), 0.5, wide, high)
@@ -164,7 +163,7 @@ def untrained_figure(images: Sequence[Picture], said: Mapping[str, Answers]) -> 
             axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=style.QUERY, linewidth=0.5, alpha=0.6)
         axes.set_title(f"{names[i]}: {len(corners)} boxes", fontsize=9, color=style.INK)
     left = 2 * (wide + gap) + gap + 0.65
-    axes = _axes(figure, left, 0.5, WIDTH_IN - left - 0.15, high)
+    axes = _axes(figure, left, 0.5, style.PAGE_IN - left - 0.15, high)
     for answer, line, name in zip(answers, ("-", "--"), names, strict=True):
         order = np.arange(len(answer.score))
         axes.plot(order, answer.score, color=style.QUERY, linestyle=line, linewidth=1.4, label=f"best class, {name}")
@@ -179,8 +178,7 @@ def untrained_figure(images: Sequence[Picture], said: Mapping[str, Answers]) -> 
     axes.set_ylim(0, 1.9 * max(answer.score.max() for answer in answers))
     axes.set_xlabel("query", fontsize=8)
     axes.set_ylabel("probability", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    style.tidy(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper right", borderpad=0, labelspacing=0.2)
     axes.set_title("the queries hardly differ", fontsize=9, color=style.INK)
     figure.suptitle("Untrained: nearly one answer for all queries and all images", fontsize=10, y=0.985)
@@ -214,7 +212,7 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 def parameters_figure(counts: Mapping[str, int], title: str) -> Figure:
     """Draw parameter counts as bars on a logarithmic scale, largest on top, with number and share beside each."""
     ordered, total = sorted(counts.items(), key=lambda item: item[1]), sum(counts.values())
-    figure = style.new_figure(WIDTH_IN, 0.3 * len(ordered) + 1.1)
+    figure = style.new_figure(style.PAGE_IN, 0.3 * len(ordered) + 1.1)
     axes = figure.add_subplot()
     values = [count for _, count in ordered]
     axes.barh([name for name, _ in ordered], values, color=style.QUERY, height=0.65)

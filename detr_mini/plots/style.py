@@ -19,6 +19,7 @@ UNMATCHED = "#444444"  # dark grey: a query that has none, "no object"
 INK = "#222222"
 HEAT = "inferno"  # attention and other amounts from nothing to much
 DPI = 120
+PAGE_IN = 9.0  # width of a figure that fills the page
 SEAM = [withStroke(linewidth=4, foreground="white")]  # keeps a line or a word visible on a dark picture
 
 
@@ -27,6 +28,29 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def row(
+    count: int,
+    height_in: float,
+    bottom: float,
+    top: float,
+    left: float = 0.5,
+    gap: float = 0.35,
+    right: float = 0.2,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of page width with axes side by side; all margins in inches."""
+    figure = new_figure(PAGE_IN, height_in)
+    wide = (PAGE_IN - left - right - (count - 1) * gap) / count
+    lefts = [left + index * (wide + gap) for index in range(count)]
+    places = [(x / PAGE_IN, bottom / height_in, wide / PAGE_IN, 1 - (bottom + top) / height_in) for x in lefts]
+    return figure, [figure.add_axes(place) for place in places]
+
+
+def tidy(axes: Axes) -> None:
+    """Small tick labels, and a frame only where the axes are."""
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_box(

@@ -15,7 +15,6 @@ from detr_mini.plots import style
 
 # S tokens · Q queries · h heads · D width · F inner width of the feed-forward network
 
-WIDTH_IN = 9.0
 CONTENT, PLACE = style.INK, style.QUERY  # what is handed on, and what only says where
 FUSED, EXPLICIT = "#D55E00", "#CC79A7"  # the two paths of attention
 DEAD = 1e-12  # of the largest gradient: below it, float64 has only rounding left
@@ -76,7 +75,7 @@ def encoder_layer_cost(tokens: int, width: int = 256, feedforward: int = 2048) -
 
 def layer_figure(encoder: Mapping[str, Run], decoder: Mapping[str, Run]) -> Figure:
     """Draw a post-norm encoder and decoder layer, with the shapes of `record` at every arrow."""
-    figure = style.new_figure(WIDTH_IN, 6.75)
+    figure = style.new_figure(style.PAGE_IN, 6.75)
     for left, run, title in ((0.0, encoder, "Encoder layer"), (0.5, decoder, "Decoder layer")):
         axes = figure.add_axes((left, 0, 0.5, 6.5 / 6.75))
         axes.set(xlim=(0, 4.5), ylim=(6.5, 0))  # in inches, downwards
@@ -88,7 +87,7 @@ def layer_figure(encoder: Mapping[str, Run], decoder: Mapping[str, Run]) -> Figu
 
 def norms_figure(size: Mapping[str, Sequence[float]], gradient: Mapping[str, Sequence[float]]) -> Figure:
     """Draw the deviation of the tokens after each layer, and the gradient of each layer's weights, for both orders."""
-    figure, (left, right) = _row(2, 3.1, bottom=0.5, top=0.4, left=0.65, gap=0.85)
+    figure, (left, right) = style.row(2, 3.1, bottom=0.5, top=0.4, left=0.65, gap=0.85)
     looks = ((style.UNMATCHED, "--", "x"), (FUSED, "-", "o"))
     for axes, curves, first in ((left, size, 0), (right, gradient, 1)):
         for (name, values), (colour, line, marker) in zip(curves.items(), looks, strict=True):
@@ -96,7 +95,7 @@ def norms_figure(size: Mapping[str, Sequence[float]], gradient: Mapping[str, Seq
             axes.plot(layers, values, color=colour, linestyle=line, marker=marker, markersize=5, label=name)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("encoder layer", fontsize=9)
-        _tidy(axes)
+        style.tidy(axes)
     left.set_ylabel("standard deviation of the tokens", fontsize=9)
     left.set_title("Pre-norm tokens grow from layer to layer", fontsize=10, color=style.INK)
     right.set_ylabel("gradient of linear1, norm", fontsize=9)
@@ -108,7 +107,7 @@ def norms_figure(size: Mapping[str, Sequence[float]], gradient: Mapping[str, Seq
 
 def depends_figure(depends: Mapping[str, Tensor], rows: str, columns: str) -> Figure:
     """Draw tables of booleans (N, N): whether answer number row depends on input number column."""
-    figure, panels = _row(len(depends), 3.35, bottom=0.5, top=0.5, left=0.6, gap=0.45, right=0.15)
+    figure, panels = style.row(len(depends), 3.35, bottom=0.5, top=0.5, left=0.6, gap=0.45, right=0.15)
     paint = ListedColormap(["#FFFFFF", style.QUERY])
     for axes, (name, table) in zip(panels, depends.items(), strict=True):
         table = np.asarray(table, dtype=bool)
@@ -132,7 +131,7 @@ def passes_figure(
     objects: Sequence[int], passes: Mapping[str, Sequence[int]], seconds: Mapping[str, Sequence[float]]
 ) -> Figure:
     """Draw runs through the decoder, and the time of all of them, against the number of objects emitted."""
-    figure, (left, right) = _row(2, 3.1, bottom=0.5, top=0.4, left=0.65, gap=0.85)
+    figure, (left, right) = style.row(2, 3.1, bottom=0.5, top=0.4, left=0.65, gap=0.85)
     looks = {
         "one by one, all computed again": (style.UNMATCHED, ":", "s"),
         "one by one, with a cache": (style.UNMATCHED, "--", "x"),
@@ -147,7 +146,7 @@ def passes_figure(
         axes.set_xticks(objects, [str(count) for count in objects])
         axes.minorticks_off()
         axes.set_xlabel("objects in the image", fontsize=9)
-        _tidy(axes)
+        style.tidy(axes)
     left.set_ylabel("runs through the decoder", fontsize=9)
     left.set_title("One run, or one for each object and the stop", fontsize=10, color=style.INK)
     right.set_ylabel("time of one image, ms", fontsize=9)
@@ -169,9 +168,9 @@ def gradients_figure(sizes: Mapping[str, float], title: str) -> Figure:
             table.setdefault(part, {})[int(layer)] = size / largest
     layers = 1 + max(max(row) for row in table.values())
     values = np.array([[row[layer] for layer in range(layers)] for row in table.values()])
-    figure = style.new_figure(WIDTH_IN, 0.9 + 0.215 * len(table))
+    figure = style.new_figure(style.PAGE_IN, 0.9 + 0.215 * len(table))
     height = 0.9 + 0.215 * len(table)
-    axes = figure.add_axes((2.3 / WIDTH_IN, 0.5 / height, 5.2 / WIDTH_IN, 1 - 0.9 / height))
+    axes = figure.add_axes((2.3 / style.PAGE_IN, 0.5 / height, 5.2 / style.PAGE_IN, 1 - 0.9 / height))
     shown = np.ma.masked_less(values, DEAD)
     drawn = axes.imshow(np.ma.log10(shown), cmap="viridis", vmin=-5, vmax=0, aspect="auto")
     for row, layer in zip(*(values < DEAD).nonzero(), strict=True):
@@ -181,7 +180,9 @@ def gradients_figure(sizes: Mapping[str, float], title: str) -> Figure:
     axes.set_xlabel("decoder layer, counted from 0", fontsize=9)
     axes.set_title(title, fontsize=10, color=style.INK)
     place = axes.get_position()
-    scale = figure.colorbar(drawn, cax=figure.add_axes((7.75 / WIDTH_IN, place.y0, 0.15 / WIDTH_IN, place.height)))
+    scale = figure.colorbar(
+        drawn, cax=figure.add_axes((7.75 / style.PAGE_IN, place.y0, 0.15 / style.PAGE_IN, place.height))
+    )
     scale.set_label("largest gradient of the piece, log10 of its share", fontsize=8)
     scale.ax.tick_params(labelsize=8)
     return figure
@@ -191,7 +192,7 @@ def cost_figure(
     tokens: Sequence[int], mebibytes: Mapping[str, Sequence[float]], seconds: Mapping[str, Sequence[float]]
 ) -> Figure:
     """Draw peak memory and time of one attention against the number of tokens, fused and explicit."""
-    figure, (left, right) = _row(2, 3.3, bottom=0.5, top=0.4, left=0.75, gap=0.9)
+    figure, (left, right) = style.row(2, 3.3, bottom=0.5, top=0.4, left=0.75, gap=0.9)
     looks = {"explicit": (EXPLICIT, "--", "s"), "fused": (FUSED, "-", "o")}
     for axes, curves, scale in ((left, mebibytes, 1), (right, seconds, 1000)):
         for name, values in curves.items():
@@ -202,7 +203,7 @@ def cost_figure(
         axes.set_xticks(tokens, [f"{count:,}" for count in tokens])
         axes.minorticks_off()
         axes.set_xlabel("tokens HW", fontsize=9)
-        _tidy(axes)
+        style.tidy(axes)
     weights = [8 * count**2 * 4 / 2**20 for count in tokens]
     left.plot(tokens, weights, color=style.INK, linewidth=0.9, linestyle=":", label="the weights alone, 8 (HW)² · 4 B")
     left.set_ylabel("peak memory, MiB", fontsize=9)
@@ -215,7 +216,7 @@ def cost_figure(
 
 def share_figure(marks: Mapping[str, int], width: int = 256, feedforward: int = 2048) -> Figure:
     """Draw how one encoder layer's multiply-adds are shared among its parts, against tokens; `marks` names some."""
-    figure, (axes,) = _row(1, 3.1, bottom=0.5, top=0.4, left=0.65, right=0.2)
+    figure, (axes,) = style.row(1, 3.1, bottom=0.5, top=0.4, left=0.65, right=0.2)
     tokens = np.unique(np.geomspace(50, 10_000, 200).astype(int))
     costs = [encoder_layer_cost(int(count), width, feedforward) for count in tokens]
     parts = {
@@ -238,7 +239,7 @@ def share_figure(marks: Mapping[str, int], width: int = 256, feedforward: int = 
     axes.set_xlabel("tokens HW", fontsize=9)
     axes.set_ylabel("share of multiply-adds", fontsize=9)
     axes.set_title("Only beyond 2D + F tokens is most of a layer attention", fontsize=10, color=style.INK)
-    _tidy(axes)
+    style.tidy(axes)
     return figure
 
 
@@ -327,28 +328,6 @@ def _box(axes: Axes, top: float, height: float, text: str, wide: float = 2.24) -
 def _arrow(axes: Axes, start, end, colour: str = CONTENT, line: str = "-") -> None:
     look = {"arrowstyle": "-|>", "color": colour, "linestyle": line, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", xy=end, xytext=start, arrowprops=look)
-
-
-def _row(
-    count: int,
-    height_in: float,
-    bottom: float,
-    top: float,
-    left: float = 0.5,
-    gap: float = 0.35,
-    right: float = 0.2,
-) -> tuple[Figure, list[Axes]]:
-    """A figure of page width with axes side by side; all margins in inches."""
-    figure = style.new_figure(WIDTH_IN, height_in)
-    wide = (WIDTH_IN - left - right - (count - 1) * gap) / count
-    lefts = [left + index * (wide + gap) for index in range(count)]
-    places = [(x / WIDTH_IN, bottom / height_in, wide / WIDTH_IN, 1 - (bottom + top) / height_in) for x in lefts]
-    return figure, [figure.add_axes(place) for place in places]
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def slope(tokens: Sequence[int], values: Sequence[float]) -> float:

@@ -76,6 +76,18 @@ def pre_norm(parts, tokens, positions, padding):
     return tokens + ffn(parts, parts.norm2(tokens))
 
 
+def pre_norm_of_placed(parts, tokens, positions, padding):
+    x = parts.norm1(tokens + positions)
+    tokens = tokens + parts.self_attn(x, x, parts.norm1(tokens), padding)[0]
+    return tokens + ffn(parts, parts.norm2(tokens))
+
+
+def with_positions_everywhere(parts, tokens, positions, padding):
+    placed = tokens + positions
+    x = parts.norm1(tokens + parts.self_attn(placed, placed, tokens, padding)[0])
+    return parts.norm2(x + ffn(parts, x + positions))
+
+
 def in_place(parts, tokens, positions, padding):
     tokens += parts.self_attn(tokens + positions, tokens + positions, tokens, padding)[0]
     tokens = parts.norm1(tokens)
@@ -124,6 +136,11 @@ LAYERS = [
         ),
         "normed before the sum",
     ),
+    (layer_with(last=lambda parts, t, x, said: x + parts.norm2(said)), "feed-forward answer was normed before"),
+    (with_positions_everywhere, "into the feed-forward network too"),
+    (lambda parts, t, p, padding: plain_layer(parts, t, p, ~padding), "padding was negated"),
+    (lambda *given: plain_layer(*given).masked_fill(given[3][..., None], 0), "leave them, nobody looks"),
+    (pre_norm_of_placed, "with the positions normed as well"),
     (layer_with(feed=lambda parts, x: parts.linear2(parts.linear1(x))), "ReLU between"),
     (layer_with(feed=lambda parts, x: parts.linear2(F.gelu(parts.linear1(x)))), "GELU"),
     (layer_with(feed=lambda parts, x: F.relu(ffn(parts, x))), "a ReLU too many"),
@@ -163,7 +180,8 @@ PASSES = [
     (lambda n: (1, 1, 1), "each run has to know"),
     (lambda n: (n + 1, n + 1, 1), "the mask hides"),
     (lambda n: (n + 1, n, 1), "no run waits for another"),
-    (lambda n: (n + 1, 1, 6), "a run goes through the whole decoder"),
+    (lambda n: (n + 1, 1, 3), "one run for all layers together"),
+    (lambda n: (n + 1, 1, 6), "all 6 layers of the paper's decoder"),
     (lambda n: (n + 1, 1, n), "that is what at once means"),
     (lambda n: (n + 1, 1, n + 1), "no stop has to be said"),
     (lambda n: (n + 1, 1, 100), "rows of one tensor"),
@@ -224,7 +242,8 @@ DEAD_SETS = [
     (every("b_k"), "the other is in decoder layer 0"),
     (DEAD - {FIRST + "W_v"}, "multiplied with states that are zero"),
     (every("b_k") | {FIRST + "W_v"}, "does it matter with which weights"),
-    (DEAD - {FIRST + "b_q"}, "1 names are missing"),
+    (DEAD - {FIRST + "b_q"}, r"self_attn\.b_q is missing: .* nothing but make weights"),
+    (DEAD - {FIRST + "W_k"}, r"self_attn\.W_k is missing: .* nothing but make weights"),
     (DEAD | {"decoder.layers.0.norm1.bias"}, "does get a gradient"),
     ({"decoder.layers.0.self_attn.in_proj_weight"}, "there is no piece"),
     ("decoder.layers.0.self_attn.W_q", "a set of names is wanted"),

@@ -69,9 +69,12 @@ def dead_pieces(answer: Collection[str]) -> None:
         if test(given):
             raise Wrong(message)
     if too_many := sorted(given - right):
-        raise Wrong(f"{too_many[0]} does get a gradient ({len(too_many)} such names in your set)")
+        raise Wrong(f"{too_many[0]} does get a gradient (such names in your set: {len(too_many)})")
     if missing := sorted(right - given):
-        raise Wrong(f"{len(missing)} names are missing, all of which follow from the two reasons in the hint")
+        raise Wrong(
+            f"{missing[0]} is missing: W_q, b_q and W_k of decoder layer 0's self-attention do nothing but make "
+            "weights, and there the weights do not matter"
+        )
 
 
 @exercise(4, "At DETR's usual 850 tokens most of a layer is not attention; with DC5 it is.")
@@ -122,6 +125,7 @@ def _layer_mistakes(parts: EncoderLayer, tokens: Tensor, positions: Tensor, padd
 
     x = norm1(tokens + attend())
     before = tokens + attend(norm1(tokens) + positions, norm1(tokens) + positions, norm1(tokens))
+    placed_before = tokens + attend(norm1(placed), norm1(placed), norm1(tokens))
     return {
         "the positions went into the values too; there content alone is handed over": finish(
             norm1(tokens + attend(value=placed))
@@ -134,10 +138,17 @@ def _layer_mistakes(parts: EncoderLayer, tokens: Tensor, positions: Tensor, padd
         "the positions went to the queries only, the keys want them too": finish(norm1(tokens + attend(key=tokens))),
         "the positions went to the keys only, the queries want them too": finish(norm1(tokens + attend(query=tokens))),
         "the padding was not handed to the attention": finish(norm1(tokens + attend(mask=None))),
+        "the padding was negated: True already means that there is no image": finish(
+            norm1(tokens + attend(mask=~padding))
+        ),
+        "the padded tokens were set to zero; leave them, nobody looks at them": finish(x).masked_fill(
+            padding[..., None], 0
+        ),
         "the attention's answer is not added to the tokens": finish(norm1(attend())),
         "the feed-forward answer is not added to what went in": norm2(think(x)),
         "both sums are missing": norm2(think(norm1(attend()))),
         "this is pre-norm: here each norm stands behind its sum": before + think(norm2(before)),
+        "this is pre-norm, with the positions normed as well": placed_before + think(norm2(placed_before)),
         "the norms are missing": tokens + attend() + think(tokens + attend()),
         "norm2 is missing": x + think(x),
         "norm1 is missing": finish(tokens + attend()),
@@ -146,6 +157,10 @@ def _layer_mistakes(parts: EncoderLayer, tokens: Tensor, positions: Tensor, padd
         "the answers were normed before the sum; the sum is to be normed": tokens
         + norm1(attend())
         + norm2(think(tokens + norm1(attend()))),
+        "the feed-forward answer was normed before the sum; the sum is to be normed": x + norm2(think(x)),
+        "the positions went into the feed-forward network too; it reads the tokens alone": norm2(
+            x + think(x + positions)
+        ),
         "the ReLU between the two linear layers is missing": norm2(x + think(x, lambda inner: inner)),
         "GELU stands between the linear layers; DETR has ReLU": norm2(x + think(x, F.gelu)),
         "a ReLU too many: there is none behind linear2": norm2(x + F.relu(think(x))),
@@ -180,7 +195,8 @@ def _training_mistakes(objects: int) -> dict[str, int]:
 def _at_once_mistakes(objects: int) -> dict[str, int]:
     return {
         "an image without objects needs its run too: that it is empty is found out by it": 0,
-        "one run for all layers together: a run goes through the whole decoder": 6,
+        "one run for all layers together: a run goes through the whole decoder": 3,
+        "one run for all 6 layers of the paper's decoder together: a run goes through the whole decoder": 6,
         "all queries run together: that is what at once means": objects,
         "no stop has to be said: the other queries answer no object in the same run": objects + 1,
         "all 100 queries are rows of one tensor, and run together": 100,

@@ -234,6 +234,10 @@ def share_figure(marks: Mapping[str, int], width: int = 256, feedforward: int = 
         axes.axvline(count, color=style.INK, linewidth=1)
         spot = (count * 0.97, 0.97)
         axes.text(*spot, f"{name}\n{count:,}", fontsize=8, ha="right", va="top", path_effects=style.SEAM)
+    even = 2 * width + feedforward
+    axes.plot([even], [0.5], color=style.INK, marker="o", markersize=5)
+    said = f"half: 2D + F = {even:,} "
+    axes.text(even * 0.97, 0.5, said, fontsize=8, ha="right", va="center", path_effects=style.SEAM)
     axes.set(xscale="log", xlim=(tokens[0], tokens[-1]), ylim=(0, 1))
     axes.set_xticks((100, 1000, 10_000), ("100", "1,000", "10,000"))
     axes.set_xlabel("tokens HW", fontsize=9)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+LONG = 20  # numbers of an answer up to which it is shown in full
+
 
 class Open(Exception):
     """The stub has not been filled yet."""
@@ -60,7 +62,7 @@ def compare(where: str, got: Any, wanted: Any, mistakes: Mapping[str, Any], tole
     shapes = np.shape(_array(got)), np.shape(_array(wanted))
     if shapes[0] != shapes[1]:
         raise Wrong(f"{where}: your answer has shape {shapes[0]}, wanted {shapes[1]}")
-    raise Wrong(f"{where}: got {_shown(got)}, wanted {_shown(wanted)}")
+    raise Wrong(f"{where}: {_difference(_array(got), _array(wanted), tolerance)}")
 
 
 def _array(value: Any) -> np.ndarray:
@@ -74,5 +76,16 @@ def _equal(got: Any, wanted: Any, tolerance: float) -> bool:
     return bool(np.allclose(got, wanted, rtol=tolerance, atol=tolerance, equal_nan=True))
 
 
-def _shown(value: Any) -> str:
-    return np.array2string(_array(value), precision=4, separator=", ", threshold=20)
+def _difference(got: np.ndarray, wanted: np.ndarray, tolerance: float) -> str:
+    """Both in full, or of long answers how many numbers differ, and the first of them."""
+    if wanted.size <= LONG or got.dtype.kind not in "biuf":
+        return f"got {_shown(got)}, wanted {_shown(wanted)}"
+    wrong = np.argwhere(~np.isclose(got, wanted, rtol=tolerance, atol=tolerance, equal_nan=True))
+    first = tuple(wrong[0].tolist())
+    place = ", ".join(map(str, first))
+    count = f"{len(wrong)} of {wanted.size} numbers differ"
+    return f"{count}, the first at [{place}]: got {_shown(got[first])}, wanted {_shown(wanted[first])}"
+
+
+def _shown(value: np.ndarray) -> str:
+    return np.array2string(value, precision=4, separator=", ", threshold=LONG)

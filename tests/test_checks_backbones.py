@@ -82,6 +82,17 @@ def flip_in_place(boxes, width):
     return boxes
 
 
+def flip_overwritten(boxes, width):
+    boxes = boxes.clone()
+    boxes[:, 0] = width - boxes[:, 2]
+    boxes[:, 2] = width - boxes[:, 0]
+    return boxes
+
+
+def flip_the_numbers(boxes, width):
+    return boxes.flip(1)
+
+
 def flip_forgotten(boxes, width):
     return boxes
 
@@ -97,6 +108,8 @@ def flip_forgotten(boxes, width):
         (flip_exchanges_only, "exchanged but not mirrored"),
         (flip_in_place, "wrote into the boxes"),
         (flip_forgotten, "have not moved"),
+        (flip_overwritten, "written over the old one"),
+        (flip_the_numbers, "four numbers is reversed"),
     ],
 )
 def test_flip_wrong(answer, said):
@@ -124,7 +137,9 @@ def collate_with_torch(images, mean, std, slip=""):
     for row, image in enumerate(images):
         _, h, w = image.shape
         pixels = image.float() if slip == "0..255" else image / 255
-        if slip not in ("raw", "pad first"):
+        if slip == "own statistics":
+            pixels = (pixels - pixels.mean((1, 2), keepdim=True)) / pixels.std((1, 2), keepdim=True)
+        elif slip not in ("raw", "pad first"):
             pixels = pixels - shift if slip == "mean only" else (pixels - shift) / scale
         corner = np.s_[height - h :, width - w :] if slip in ("lower right", "images only") else np.s_[:h, :w]
         batch[row, :, *corner] = pixels
@@ -141,6 +156,10 @@ def collate_with_torch(images, mean, std, slip=""):
             padding[row, top : top + image.shape[1], left : left + image.shape[2]] = False
     if slip == "inverted":
         padding = ~padding
+    if slip == "grey beside":
+        batch[padding[:, None].expand_as(batch)] = 0.5
+    if slip == "numbers for a mask":
+        padding = padding.float()
     if slip == "channels last":
         batch = batch.permute(0, 2, 3, 1)
     if slip == "mask of four axes":
@@ -190,6 +209,9 @@ def test_collate_right(answer, capsys):
         ("channels last", "channels stand last"),
         ("mask of four axes", "an axis too many"),
         ("one result", "two results"),
+        ("own statistics", "by its own mean"),
+        ("grey beside", "other numbers than 0"),
+        ("numbers for a mask", "a mask is True or False"),
     ],
 )
 def test_collate_wrong(slip, said):

@@ -97,7 +97,9 @@ def test_likeness_is_a_cosine():
 
 
 def test_feature_figures():
-    maps = {"a": torch.rand(6, 4, 6), "b": torch.rand(6, 2, 3)}
+    maps = {"a": torch.rand(6, 4, 6), "b": torch.rand(6, 4, 6)}
     figure = plots.features_figure(IMAGES[0], maps, "maps")
     assert [axes.get_title() for axes in figure.axes] == ["the image, 20 x 30 px", "a", "b"] and readable(figure)
-    assert readable(plots.likeness_figure(IMAGES[0], maps, (1, 1), "like"))
+    figure = plots.likeness_figure(IMAGES[0], maps, (1, 1), "like")
+    titles = ["the image", "a", "b", ""]  # the last is the colour scale
+    assert [axes.get_title() for axes in figure.axes] == titles and readable(figure)

@@ -256,20 +256,23 @@ def features_figure(image: Tensor, maps: Mapping[str, Tensor], title: str, colum
 
 
 def likeness_figure(image: Tensor, maps: Mapping[str, Tensor], cell: tuple[int, int], title: str) -> Figure:
-    """Draw how alike (cosine) each cell of a feature map (C, h, w) of the image is to one cell (row, column), boxed."""
+    """Draw the image (3, H, W) uint8 and how alike (cosine) the cells of its maps (C, h, w) are to one, boxed."""
     _, height, width = image.shape
-    figure = style.new_figure(9, 9 / len(maps) * height / width + 0.9)
-    grid = figure.subplots(1, len(maps), squeeze=False)[0]
+    figure = style.new_figure(9, 8.2 / (1 + len(maps)) * height / width + 0.65)
+    first, *grid = figure.subplots(1, 1 + len(maps))
+    show_pixels(first, pixels_of(image).mean(2), cmap="gray", vmin=0, vmax=255)  # colours are the maps'
+    first.set_title("the image", fontsize=10, color=style.INK, pad=3)
     for axes, (name, features) in zip(grid, maps.items(), strict=True):
         alike = likeness(features, cell)
         h, w = alike.shape
         drawn = show_pixels(
             axes, alike.numpy(), (height, width), cmap=style.HEAT, vmin=0, vmax=1, interpolation="nearest"
         )
-        y, x = cell[0] * height / h, cell[1] * width / w
+        axes.set_title(name, fontsize=10, color=style.INK, pad=3)
+    y, x = cell[0] * height / h, cell[1] * width / w
+    for axes in (first, *grid):
         draw_box(axes, np.array([x, y, x + width / w, y + height / h]), style.QUERY)
         axes.set_aspect("equal")
-        axes.set_title(name, fontsize=10, color=style.INK, pad=3)
     figure.suptitle(title, fontsize=11, color=style.INK)
     figure.tight_layout(pad=0.4, rect=(0, 0, 0.92, 1))
     place = grid[-1].get_position()

@@ -136,7 +136,7 @@ class DETR(nn.Module):
         """The part behind the backbone: features (B, C, H, W) and the pixels' padding, to a `DETROutput`."""
         height, width = features.shape[-2:]
         if padding is None:
-            cells = features.new_zeros(len(features), height, width).bool()
+            cells = features.new_zeros(features.shape[0], height, width).bool()
             token_padding = None
         else:
             cells = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()

@@ -157,11 +157,11 @@ class Transformer(nn.Module):
         return_attention: bool = False,
     ):
         memory, encoder_weights = self.encoder(tokens, positions, padding, return_attention)
-        queries = query_positions.expand(len(tokens), -1, -1)  # (Q, D) -> (B, Q, D)
+        queries = query_positions.expand(tokens.shape[0], -1, -1)  # (Q, D) -> (B, Q, D)
         states, decoder_weights = self.decoder(queries, memory, positions, padding, return_attention)
         if not return_attention:
             return states, None, None
-        batch, length, heads = len(tokens), tokens.shape[1], self.decoder.layers[0].self_attn.heads
+        (batch, length), heads = tokens.shape[:2], self.decoder.layers[0].self_attn.heads
         no_layers = tokens.new_zeros(0, batch, heads, length, length)
         encoder = torch.stack(encoder_weights) if encoder_weights else no_layers
         return states, encoder, torch.stack(decoder_weights)

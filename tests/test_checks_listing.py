@@ -39,6 +39,7 @@ def test_shapes_written_as_lists_are_right(capsys):
 
 SHAPES = [
     ("features", (1, 2048, 15, 21), "each halving rounds up"),
+    ("features", (1, 2048, 16, 21), "each halving rounds up"),
     ("features", (1, 2048, 22, 16), "height stands before width"),
     ("features", (1, 2048, 32, 44), "five halvings, not four"),
     ("features", (1, 16, 22, 2048), "channels come before rows"),
@@ -47,12 +48,17 @@ SHAPES = [
     ("h", (1, 2048, 16, 22), "makes D channels"),
     ("h", (1, 256, 16, 22), "hidden_dim is 128"),
     ("pos", (16, 22, 128), "laid into one axis"),
+    ("pos", (1, 128, 16, 22), "channels come last"),
+    ("pos", 352, "wanted a tuple"),
     ("pos", (352, 64), "half of the channels"),
     ("pos", (2500, 128), "only as many rows of the tables"),
     ("pos", (1, 352, 128), "whatever the batch"),
+    ("tokens", (1, 336, 128), "16 \\* 22"),
+    ("tokens", ..., "wanted a tuple"),
     ("tokens", (1, 128, 352), "the channels stand last"),
     ("tokens", (352, 1, 128), "tokens first"),
     ("states", (1, 352, 128), "once for each query, not for each token"),
+    ("states", (1, 128, 100), "one row a query"),
     ("states", (100, 1, 128), "queries first"),
     ("logits", (1, 100, 20), "K \\+ 1"),
     ("logits", (1, 100, 92), "20 classes, not for COCO's"),
@@ -160,6 +166,12 @@ def positions_forgotten(model, images):
     return heads(model, tokens_of(h), model.query_pos.expand(len(images), -1, -1))
 
 
+def zeros_for_queries(model, images):
+    h, columns, rows = parts(model, images)
+    pos = torch.cat([columns, rows], dim=-1).flatten(0, 1)
+    return heads(model, pos + tokens_of(h), torch.zeros(len(images), 100, 32))
+
+
 def column_by_column(model, images):
     h, columns, rows = parts(model, images)
     pos = torch.cat([columns, rows], dim=-1).transpose(0, 1).flatten(0, 1)
@@ -196,6 +208,7 @@ BATCH = [
     (the_first_alone, "the first one's answers"),
     (queries_mixed, "queries of the images are mixed"),
     (positions_forgotten, "codes of position are missing"),
+    (zeros_for_queries, "input is zeros in the full model"),
     (column_by_column, "column by column"),
     (without_sigmoid, "sigmoid that brings boxes into 0..1 is missing"),
     (probabilities, "the listing returns logits"),

@@ -53,7 +53,13 @@ TERMS = {
     "annotation": (r"\bannotations?\b", "06", r"each \*\*annotation\*\*, one box, points to both"),
     "receptive field": (r"receptive fields?\b", "06", r"is its \*\*receptive field\*\*"),
     "frozen batch-norm": (r"frozen (batch-)?norm", "06", r"The authors therefore \*\*freeze\*\* batch-norm"),
+    "multiply-add": (r"multiply-add", "05", r"\*multiply-adds\* \(a product, added to a sum\)"),
+    "R50": (r"\bR50\b", "04", r"R50, its model with a ResNet-50 as backbone"),
     "PCA": (r"\bPCA\b", "06", r"\*\*PCA\*\* finds the three directions"),
+    "buffer": (r"\bbuffers?\b", "07", r"as buffers, tensors that are saved with a module but are no parameters"),
+    "overfit": (r"\b[Oo]verfit", "08", r"\*overfit one image\*: a model that cannot learn one scene by heart"),
+    "key map": (r"key maps?\b", "08", r"the \*\*key map\*\*, from their names to ours"),
+    "warm-up": (r"warm-up", "08", r"\*\*warm-up\*\*: the learning rate grows from zero"),
 }
 
 

@@ -1,6 +1,6 @@
 """Checks of notebook 07: shapes read before running, the listing for a batch, parameters counted on paper."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from detr_mini.checks.verdict import Wrong, ask, compare, exercise
 
 HEIGHT_PX, WIDTH_PX, CLASSES, WIDTH = 500, 701, 20, 128  # of exercise 1
 H, W = 16, 22  # halved five times, rounded up each time
+CUT = ((15, 21), (15, 22), (16, 21))  # where one side or both were rounded down
 
 
 @exercise(1, "You can now find the line that a shape error comes from without running it.")
@@ -29,6 +30,8 @@ def shapes(answer: Mapping[str, tuple[int, ...]]) -> None:
     if not isinstance(answer, Mapping) or set(answer) != set(wanted):
         raise Wrong(f"wanted a dict with the names {', '.join(wanted)}, each with a tuple of numbers")
     for name, right in wanted.items():
+        if not isinstance(answer[name], Sequence):
+            raise Wrong(f"{name} {answer[name]}: wanted a tuple of numbers")
         got = tuple(answer[name])
         if got != right:
             raise Wrong(f"{name} {got}: {_shape_mistake(name, got, right)}")
@@ -70,7 +73,7 @@ def parameters(answer: Callable) -> None:
 def _shape_mistake(name: str, got: tuple[int, ...], right: tuple[int, ...]) -> str:
     """What a wrong shape looks like, likeliest first."""
     maps = {  # features and h
-        (HEIGHT_PX // 32, WIDTH_PX // 32): "each halving rounds up, so 500 px leave 16 rows and 701 px 22 columns",
+        **dict.fromkeys(CUT, "each halving rounds up, so 500 px leave 16 rows and 701 px 22 columns"),
         (W, H): "height stands before width: rows first, then columns",
         (32, 44): "five halvings, not four: stem, max-pool, and the first blocks of layer2, layer3 and layer4",
         (HEIGHT_PX, WIDTH_PX): "the backbone leaves a coarse map, not one vector a pixel",
@@ -86,6 +89,10 @@ def _shape_mistake(name: str, got: tuple[int, ...], right: tuple[int, ...]) -> s
             return "the 1 x 1 convolution makes D channels of the 2,048"
     if got == right[1:] and name != "pos":
         return "the first axis is missing: one image is a batch of one"
+    if name in ("pos", "tokens") and len(got) == len(right) and got[-2] in {rows * columns for rows, columns in CUT}:
+        return "height x width cells, each side rounded up: 16 * 22"
+    if name == "pos" and got == (1, WIDTH, H, W):
+        return "the code of a cell stands in one row, as a token does; channels come last"
     if name == "pos" and got == (H, W, WIDTH):
         return "rows and columns are laid into one axis, so that codes can be added to tokens"
     if name == "pos" and got[-1:] == (WIDTH // 2,):
@@ -100,6 +107,8 @@ def _shape_mistake(name: str, got: tuple[int, ...], right: tuple[int, ...]) -> s
         return "that is the paper's order, tokens first; with batch_first=True images come first"
     if name == "states" and got == (1, H * W, WIDTH):
         return "the decoder answers once for each query, not for each token"
+    if name in ("states", "logits", "boxes") and got == (1, right[2], listing.QUERIES):
+        return "one row a query; what is said of it stands last"
     if name in ("states", "logits", "boxes") and got[:1] == (listing.QUERIES,):
         return "that is the paper's order, queries first; with batch_first=True images come first"
     if name == "logits" and got[-1:] == (CLASSES,):
@@ -172,6 +181,9 @@ def _batch_mistakes(model: listing.DETR, images: Tensor, part: int) -> dict[str,
         ],
         "reshape or view is no transpose: it cuts the channels of several cells into one token": _run(
             model, pos + scrambled, queries
+        )[part],
+        "the decoder's input is zeros in the full model; the listing puts the queries there": _run(
+            model, pos + tokens, torch.zeros_like(queries)
         )[part],
         "the codes of position are missing": _run(model, tokens, queries)[part],
         "the position codes went in twice": _run(model, 2 * pos + tokens, queries)[part],

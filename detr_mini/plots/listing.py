@@ -141,7 +141,7 @@ def way_figure(shapes: Mapping[str, tuple[int, ...]]) -> Figure:
         x, y, _ = places[name]
         _arrow(axes, (4.64, 0.87), (x + 0.66, y))
         above = name == "logits"
-        place = {"y": 1.28, "va": "bottom"} if above else {"y": 0.46, "va": "top"}
+        place = {"y": 1.28, "va": "bottom"} if above else {"y": 0.36, "va": "top"}
         axes.text(4.05, s=what, ha="center", fontsize=8.5, style="italic", **place)
     figure.suptitle("From pixels to one hundred answers: every shape of the listing", fontsize=10, y=0.97)
     return figure

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from detr_mini import checkpoints
 from detr_mini.checks import detr as checks
 from detr_mini.checks.verdict import Wrong
 from detr_mini.detr import DETR
@@ -58,6 +59,8 @@ LAYER = [
     (2 * (8 * 3 + 1) * (D * D + D) + LINEAR + 3 * 2 * D, "the heads share the D channels"),
     (2 * 4 * (D * D + D) + (D * F + F) + 3 * 2 * D, "has two layers, to F and back"),
     (2 * 4 * (D * D + D) + 3 * 2 * D, "the feed-forward network is missing"),
+    (2 * 4 * (D * D + D) + 2 * LINEAR + 3 * 2 * D, "one feed-forward network, behind"),
+    (1_578_752 + 2 * D, "the norm behind the last layer"),
     (6 * 1_578_752, "these are all six layers; wanted"),
     (6 * 1_578_752 + 2 * D, "six layers and the last norm"),
 ]
@@ -114,6 +117,9 @@ WORK = [
     (lambda Q, S, D: (2 * Q + S) * D**2 + 2 * Q * S * D, "the values are missing"),
     (lambda Q, S, D: 2 * (Q + S) * D**2 + 8 * 2 * Q * S * D, "heads share the width out"),
     (lambda Q, S, D: 2 * (Q + S) * D**2 + 2 * Q * S, "each of the Q x S scores"),
+    (lambda Q, S, D: (Q + 3 * S) * D**2 + 2 * Q * S * D, "out_proj works on the answers"),
+    (lambda Q, S, D: 4 * (Q + S) * D**2 + 2 * Q * S * D, "two of S, none of both"),
+    (lambda Q, S, D: 4 * (Q + S) * D**2 + 2 * (Q + S) ** 2 * D, "of queries and tokens together"),
     (lambda Q, S, D: 4 * D**2 + 2 * Q * S * D, "for each vector, times Q or S"),
     (lambda Q, S, D: in_one(Q, S, D) + 2 * Q * D * 2048, "feed-forward network is another part"),
 ]
@@ -237,6 +243,13 @@ def no_biases(model, keep):
     return changed
 
 
+def only_what_fits(model, keep):
+    """What `checkpoints.transfer` does: the head, whose shape differs, stays as it was made."""
+    changed = all_new(model, keep)
+    checkpoints.transfer(changed, model)
+    return changed
+
+
 def no_weights(model, keep):
     changed = by_state_dict(model, keep)
     nn.init.zeros_(changed.class_embed.weight)
@@ -263,6 +276,7 @@ CLASSES = [
     (weights_alone, "the biases are the first four"),
     (no_biases, "the biases are missing"),
     (no_weights, "the biases are right, the weights are not"),
+    (only_what_fits, "the class head is new and random"),
 ]
 
 

@@ -59,7 +59,7 @@ TERMS = {
     "buffer": (r"\bbuffers?\b", "07", r"as buffers, tensors that are saved with a module but are no parameters"),
     "overfit": (r"\b[Oo]verfit", "08", r"\*overfit one image\*: a model that cannot learn one scene by heart"),
     "key map": (r"key maps?\b", "08", r"the \*\*key map\*\*, from their names to ours"),
-    "warm-up": (r"warm-up", "08", r"\*\*warm-up\*\*: the learning rate grows from zero"),
+    "warm-up": (r"warm-up", "08", r"the \*\*warm-up\*\*, in which the learning rate grows"),
 }
 
 

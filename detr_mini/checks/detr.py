@@ -48,6 +48,7 @@ def change_classes(answer: Callable) -> None:
         _built_for(changed)
         new = changed.eval()(images)
         _rest_is_kept(changed, before)
+        _head_is_not_new(changed, before)
         mistakes = _head_mistakes(old.logits, model)
         compare("logits", new.logits, old.logits[..., [*KEEP, -1]], mistakes, tolerance=1e-4)
         compare("boxes", new.boxes, old.boxes, {}, tolerance=1e-4)
@@ -80,6 +81,8 @@ def _layer_mistakes(width: int, inner: int) -> dict[str, int]:
         ),
         "the feed-forward network has two layers, to F and back to D": right - (inner * width + width),
         "the feed-forward network is missing": right - linear,
+        "a layer has one feed-forward network, behind its two attentions": right + linear,
+        "the norm behind the last layer belongs to the stack of six, not to a layer": right + norm,
         "these are all six layers; wanted is one": 6 * right,
         "these are all six layers and the last norm; wanted is one layer": 6 * right + norm,
     }
@@ -113,6 +116,13 @@ def _work_mistakes(queries: int, tokens: int, width: int) -> dict[str, int]:
             right + 7 * products
         ),
         "each of the Q x S scores costs D multiply-adds, not one": right - products + 2 * queries * tokens,
+        "out_proj works on the answers, of which there is one for each query": (queries + 3 * tokens) * once + products,
+        "two of the four projections are of Q vectors and two of S, none of both": (
+            4 * (queries + tokens) * once + products
+        ),
+        "this is a self-attention of queries and tokens together; here queries ask, and tokens are asked": (
+            4 * (queries + tokens) * once + 2 * (queries + tokens) ** 2 * width
+        ),
         "a projection is done for each vector, times Q or S": 4 * once + products,
         "the feed-forward network is another part; wanted is the attention alone": (
             right + 2 * queries * width * INNER
@@ -169,6 +179,13 @@ def _rest_is_kept(changed: DETR, before: dict[str, Tensor]) -> None:
         raise Wrong(f"{lost[0]} is not the old model's: batch-norm's statistics are buffers; copy the state dict")
     parts = sorted({name.split(".")[0] for name in lost})
     raise Wrong(f"new random weights in {', '.join(parts)}: all but the class head is to be kept")
+
+
+def _head_is_not_new(changed: DETR, before: dict[str, Tensor]) -> None:
+    now = changed.class_embed
+    old = [before["class_embed.weight"], before["class_embed.bias"]]
+    if not any(torch.isin(new, numbers).any() for new, numbers in zip((now.weight, now.bias), old, strict=True)):
+        raise Wrong("the class head is new and random: it wants the rows of the old one that keep names")
 
 
 def _head_mistakes(logits: Tensor, model: DETR) -> dict[str, Tensor]:

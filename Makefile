@@ -21,7 +21,7 @@ DETR_MINI_DATA := $(shell cd "$(DETR_MINI_DATA)" 2>/dev/null && pwd || echo "$(D
 export DETR_MINI_DATA
 endif
 
-.PHONY: help lab test notebooks train bench clean
+.PHONY: help lab test notebooks train bench fuzz clean
 
 help:
 	@echo "make lab        set up and open the course in JupyterLab (LAB_ARGS=--no-browser on a server)"
@@ -29,6 +29,7 @@ help:
 	@echo "make notebooks  run all notebooks at full length and store them, normalised"
 	@echo "make train      train toybox-mini: ten minutes, into runs/mini"
 	@echo "make bench      timings"
+	@echo "make fuzz       500 broken files: each must end in success or in one plain line"
 	@echo "make clean      remove what the set-up and the tests made; runs/ and data/ stay"
 
 $(BIN)/pip:
@@ -70,6 +71,10 @@ train: $(LAB_READY)
 bench: $(TEST_READY)
 	@set -e; for script in mini_step loss_against_hf r50_against_hf scaling; do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
+
+# A finding is printed with its number: python tests/fuzz.py --case NUMBER runs it again, with its traceback.
+fuzz: $(TEST_READY)
+	$(BIN)/python tests/fuzz.py --cases 500
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints

@@ -1,6 +1,7 @@
 """Models on disk: our safetensors, which hold configuration, class names and id table, and the published models."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,6 +16,7 @@ from detr_mini.detr import DETR, DETRConfig
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 FORMAT = "detr-mini 1"
+LARGEST_SIDE_PX = 10_000  # of a network's input, as a checkpoint's metadata may ask for
 # Fields of a configuration that change what the weights mean and leave no trace in their names or shapes.
 UNSEEN = ("heads", "dilation", "pre_norm", "position", "temperature")
 
@@ -69,8 +71,11 @@ def find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if path.is_dir() and (path / "best.safetensors").is_file():
-        return path / "best.safetensors"
+    if path.is_dir():
+        if (path / "best.safetensors").is_file():
+            return path / "best.safetensors"
+        held = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no checkpoint"
+        raise FileNotFoundError(f"{path} is a folder without best.safetensors; it holds {held}")
     shipped = SHIPPED / f"{name_or_path}.safetensors"
     if shipped.is_file():
         return shipped
@@ -102,9 +107,14 @@ def load(
     name = str(name_or_path)
     path = published.fetch(name) if name in published.MODELS else find(name_or_path)
     if path.suffix in (".pth", ".pt"):
-        name = name if name in published.MODELS else published.recognise(path, dilation)
-        published.check_dilation(name, dilation, path)
-        checkpoint = _load_published(path, name, names)
+        try:
+            name = name if name in published.MODELS else published.recognise(path, dilation)
+            published.check_dilation(name, dilation, path)
+            checkpoint = _load_published(path, name, names)
+        except (ValueError, RuntimeError, FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # torch.load raises whatever it runs into among broken bytes
+            raise ValueError(f"{path} is not a whole PyTorch file ({error}): cut short?") from error
     else:
         checkpoint = _load_ours(path)
         own = checkpoint.model.config.dilation
@@ -134,22 +144,90 @@ def _load_ours(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): cut short, or another format") from error
+    # An empty file cannot be mapped into memory, and a header may announce what torch has no word for.
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]  # it quotes the header, lines and all
+        raise ValueError(f"{path} is not a whole safetensors file ({said}): {_cause(path)}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} has no metadata of {FORMAT!r}: it is not a checkpoint written by detr-mini")
-    settings = json.loads(metadata["config"])
+    config = _config(path, _part(path, metadata, "config", dict), tensors)
+    names, ids = (_part(path, metadata, key, list) for key in ("names", "category_ids"))
+    if not len(names) == len(ids) == config.num_classes:
+        raise ValueError(
+            f"{path}: {len(names)} names and {len(ids)} category ids for a model of {config.num_classes} classes"
+        )
+    if not all(isinstance(name, str) for name in names) or not all(type(number) is int for number in ids):
+        raise ValueError(f"{path}: names must be texts, category ids whole numbers")
+    try:
+        model = DETR(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: its configuration makes no model: {error}") from error
+    load_weights(model, tensors, path)
+    return Checkpoint(model, tuple(names), tuple(ids), _info(path, metadata))
+
+
+def _cause(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start == b"version https://":
+        return "it is a git-LFS pointer, git lfs pull fetches the file"
+    if start[:2] == b"PK":
+        return "it looks like a .pth file under another name"
+    return "cut short, or another format" if start else "the file is empty"
+
+
+def _part(path: Path, metadata: dict[str, str], key: str, kind: type):
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata has no readable {key!r} ({error}): a damaged header?") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: {key} in its metadata is no {kind.__name__}: a damaged header?")
+    return value
+
+
+def _config(path: Path, settings: dict, tensors: dict[str, torch.Tensor]) -> DETRConfig:
+    """The configuration, once kinds and sizes are known to fit: a damaged one could ask for terabytes."""
     unknown = set(settings) - {f.name for f in fields(DETRConfig)}
     if unknown:
         raise ValueError(f"{path} has settings that this version does not know: {', '.join(sorted(unknown))}")
-    model = DETR(DETRConfig(**settings))
-    load_weights(model, tensors, path)
-    names, ids = tuple(json.loads(metadata["names"])), tuple(json.loads(metadata["category_ids"]))
-    return Checkpoint(model, names, ids, json.loads(metadata["info"]))
+    for f in fields(DETRConfig):
+        value = settings.get(f.name, f.default)
+        if type(value) is not f.type and not (f.type is float and type(value) is int):
+            raise ValueError(f"{path}: {f.name} is {value!r} in its metadata; wanted {f.type.__name__}")
+    try:
+        config = DETRConfig(**settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    wanted = {
+        "query_embed.weight": (config.queries, config.width),
+        "class_embed.bias": (config.num_classes + 1,),
+        "transformer.decoder.layers.0.linear1.weight": (config.feedforward, config.width),
+    }
+    for key, shape in wanted.items():
+        found = tuple(tensors[key].shape) if key in tensors else "missing"
+        if found != shape:
+            raise ValueError(f"{path} holds another model: {key} is {found}, its configuration wants {shape}")
+    if not 0 <= config.encoder_layers <= len(tensors) or config.decoder_layers > len(tensors):
+        raise ValueError(f"{path}: {config.encoder_layers} + {config.decoder_layers} layers, {len(tensors)} tensors")
+    if not 0 < config.temperature < math.inf:
+        raise ValueError(f"{path}: temperature is {config.temperature} in its metadata; wanted a number above 0")
+    return config
+
+
+def _info(path: Path, metadata: dict[str, str]) -> dict:
+    info = _part(path, metadata, "info", dict)
+    for key in ("short_side", "long_side", "batch_size"):
+        if info.get(key) is not None and (type(info[key]) is not int or not 0 < info[key] <= LARGEST_SIDE_PX):
+            raise ValueError(f"{path}: {key} is {info[key]!r} in its metadata; wanted 1 to {LARGEST_SIDE_PX}, or null")
+    return info
 
 
 def load_weights(model: DETR | listing.DETR, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Fills the model with tensors by name; ValueError that names what is missing, left over or of other shape."""
+    """Fills the model with tensors by name.
+
+    Raises ValueError that names what is missing, left over, of other shape or kind, or not finite.
+    """
     own = model.state_dict()
     missing, left_over = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or left_over:
@@ -162,6 +240,10 @@ def load_weights(model: DETR | listing.DETR, tensors: dict[str, torch.Tensor], s
             raise ValueError(
                 f"{source}: {key} has shape {tuple(tensors[key].shape)}, the model wants {tuple(value.shape)}"
             )
+        if value.is_floating_point() and not tensors[key].is_floating_point():
+            raise ValueError(f"{source}: {key} is {tensors[key].dtype}, the model wants {value.dtype}")
+        if not tensors[key].isfinite().all():
+            raise ValueError(f"{source}: {key} holds NaN or inf: saved by a training that had diverged?")
     model.load_state_dict(tensors)
 
 

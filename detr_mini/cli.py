@@ -1,4 +1,4 @@
-"""The command line: `detr-mini doctor | data | train | eval | detect`, each a thin call of a Python function."""
+"""The command line, `detr-mini doctor | download | data | train | eval | detect`: each a thin call of a function."""
 
 import argparse
 import json
@@ -7,14 +7,21 @@ from pathlib import Path
 
 from detr_mini import doctor  # the rest is imported where it is used: the doctor must start without torch
 
+WEIGHTS = ("detr_resnet50", "detr_resnet50_dc5", "detr_resnet101", "detr_resnet101_dc5", "detr_demo")
+DATA_SETS = ("bccd", "cards", "coco-val2017")
+WHEN_STOPPED = {
+    "train": "; a run that saved goes on with --resume",
+    "download": "; the same command goes on where it stopped",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit status, 2 after one plain line where input or machine do not fit."""
     options = parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except KeyboardInterrupt:
-        print("stopped; a training goes on with --resume", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # a training says itself where it goes on
+        print(str(stop) or f"stopped{WHEN_STOPPED.get(options.command, '')}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if options.traceback:
@@ -37,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
 
     about = "Look at this machine: versions, GPU, data, checkpoints."
     command("doctor", lambda _: doctor.main(), about, "detr-mini doctor")
+
+    about = "Fetch a public data set or a published model; whatever breaks off, the same command goes on."
+    fetching = command("download", run_download, about, "detr-mini download cards")
+    chosen = f"data: {', '.join(DATA_SETS)} (1.1 GB); weights: {', '.join(WEIGHTS)}"
+    fetching.add_argument("name", metavar="NAME", choices=DATA_SETS + WEIGHTS, help=chosen)
+    fetching.add_argument("--out", help="folder for it (data/NAME or data/weights of the checkout, else a cache)")
 
     about = "Write a set of drawn scenes as a COCO folder."
     example = "detr-mini data toybox --out data/toybox --train 2000 --val 200 --size 64 --seed 0"
@@ -101,6 +114,27 @@ def run_data(options: argparse.Namespace) -> None:
     print(f"{options.train} + {options.val} scenes in {options.out}")
 
 
+def run_download(options: argparse.Namespace) -> None:
+    if options.name in WEIGHTS:
+        from detr_mini import published
+
+        path = published.fetch(options.name, options.out)
+        print(f"{options.name} is {path}")
+        print(f"next: detr-mini detect --checkpoint {quoted(path) if options.out else options.name} IMAGE --out found")
+        return
+    from detr_mini.datasets import sources
+
+    found = sources.find(options.name, options.out)
+    folder = sources.get(options.name, options.out)
+    print(f"{options.name} {'was there already, complete: it ' if found else ''}is in {folder}")
+    print(f"next: {sources.SOURCES[options.name].next.format(folder=quoted(folder))}")
+
+
+def quoted(path: str | Path) -> str:
+    """A path as one word of a command line."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def run_train(options: argparse.Namespace) -> None:
     from detr_mini import commands
 
@@ -115,6 +149,8 @@ def run_train(options: argparse.Namespace) -> None:
         start_from=options.start_from,
         settings=options.set,
     )
+    if not trainer.processes.main:  # of torchrun's
+        return
     print(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes; best AP {trainer.best_ap:.3f}")
     print(f"next: detr-mini eval --checkpoint {options.out} --data {options.data}")
 

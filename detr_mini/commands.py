@@ -1,18 +1,24 @@
 """What the command line does, as functions for notebooks: make data, train, evaluate, detect."""
 
 import json
+import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args, get_origin
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 
 from detr_mini import checkpoints, evaluation
 from detr_mini.checkpoints import Checkpoint
 from detr_mini.datasets import coco, toybox, transforms
 from detr_mini.datasets.toybox import Toybox, ToyboxConfig
-from detr_mini.detection import detect
+from detr_mini.detection import Detections, detect, read_picture
 from detr_mini.detr import DETR, DETRConfig
 from detr_mini.evaluation import Report, evaluate_layers
 from detr_mini.plots.detections import picture, save_picture
@@ -55,6 +61,8 @@ def train(
     classes = len(train_data.names)
     if any(setting.startswith("num_classes=") for setting in settings) and configs["model"].num_classes != classes:
         raise ValueError(f"num_classes={configs['model'].num_classes} was set, but {data} has {classes} classes")
+    if crowd := too_many_objects(train_data, configs["model"].queries):
+        tqdm.write(crowd)
     trainer = Trainer(
         replace(configs["model"], num_classes=classes),
         configs["train"],
@@ -68,8 +76,25 @@ def train(
         callback=callback,
         progress=progress,
     )
-    trainer.run()
+    with warnings.catch_warnings():
+        if crowd:  # has been said, with the count, and need not be said again at every step
+            warnings.filterwarnings("ignore", message=r"\d+ image\(s\) of a batch have more objects")
+        trainer.run()
     return trainer
+
+
+def too_many_objects(data: Dataset, queries: int) -> str:
+    """A sentence on the images with more objects than `queries`; empty where there is none."""
+    if isinstance(data, Toybox):
+        most = data.config.objects[1]
+        found = f"scenes may have up to {most} objects, more" if most > queries else ""
+    else:
+        crowded = data.crowded(queries)
+        found = ""
+        if crowded:
+            path, most = crowded[0]
+            found = f"{len(crowded)} of {len(data)} training images have more objects (up to {most}, {path.name})"
+    return found and f"{found} than the model's {queries} queries; the rest is not trained: --set queries={most}"
 
 
 def training_data(data: str, configs: Configs) -> tuple[Dataset, Dataset]:
@@ -78,7 +103,7 @@ def training_data(data: str, configs: Configs) -> tuple[Dataset, Dataset]:
     if data == "toybox":
         scenes = configs["toybox"]
         return Toybox(scenes, None, config.seed), Toybox(scenes, WATCHED_SCENES, config.seed, "val")
-    steady = steady_transform(config.short_side, config.long_side)
+    steady = transforms.evaluation(config.short_side, config.long_side)
     recipes = {
         "none": lambda: steady,
         "paper": transforms.paper_training,
@@ -88,7 +113,20 @@ def training_data(data: str, configs: Configs) -> tuple[Dataset, Dataset]:
     validation = coco.open_split(data, "val", steady)
     if validation.note:
         tqdm.write(validation.note)
+    for found in (training, validation):  # else AP, or what was learned, turns out to be nothing hours later
+        require_objects(found)
+    for place in dict.fromkeys(found.without_area[0] for found in (training, validation) if found.without_area):
+        tqdm.write(f"{place} has a box without area; such boxes are left out")
     return training, validation
+
+
+def require_objects(dataset: coco.CocoFolder) -> None:
+    """Raises ValueError where no image of a split has a box: nothing could be learned from it, or measured."""
+    if not dataset.crowded(0):
+        note = f" ({dataset.note})" if dataset.note else ""
+        raise ValueError(
+            f"{dataset.json_path}: none of {len(dataset)} images has a box: an export without labels?{note}"
+        )
 
 
 def evaluate(
@@ -149,15 +187,12 @@ def evaluation_data(data: str, split: str, checkpoint: Checkpoint) -> Dataset:
     if data == "toybox":
         if "toybox" not in info:
             raise ValueError("this checkpoint was not trained on drawn scenes: give a COCO folder as data")
-        return Toybox(ToyboxConfig(**info["toybox"]), VALIDATION_SCENES, 0, split)
-    found = coco.open_split(data, split, steady_transform(info.get("short_side"), info.get("long_side")))
+        return Toybox(changed(ToyboxConfig(), info["toybox"], "the checkpoint"), VALIDATION_SCENES, 0, split)
+    found = coco.open_split(data, split, transforms.evaluation(info.get("short_side"), info.get("long_side")))
     if found.note:
         tqdm.write(found.note)
+    require_objects(found)
     return found
-
-
-def steady_transform(short_side: int | None, long_side: int | None):
-    return transforms.evaluation(short_side, long_side) if short_side else transforms.Finish()
 
 
 def detect_files(
@@ -170,7 +205,8 @@ def detect_files(
 ) -> list[dict]:
     """Detects on image files; writes NAME.png and NAME.json for each into `out` and returns what the JSON holds.
 
-    Raises FileNotFoundError for a missing image, ValueError for a threshold outside 0..1 or two images of one name.
+    Raises FileNotFoundError for a missing image, OSError for one that cannot be read, ValueError for a threshold
+    outside 0..1, for two images of one name, or where a result would overwrite an image.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold {threshold} lies outside 0..1")
@@ -181,6 +217,10 @@ def detect_files(
     names = [image.stem for image in images]
     if len(set(names)) < len(names):
         raise ValueError("two images have the same name, and one result would overwrite the other: detect one by one")
+    sources = {image.resolve() for image in images}
+    doomed = [str(image) for image in images if (out / f"{image.stem}.png").resolve() in sources]
+    if doomed:
+        raise ValueError(f"the result would overwrite {', '.join(doomed)}: name another folder than {out}")
     loaded = load_detector(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     results = []
@@ -201,9 +241,18 @@ def detect_files(
             ],
         }
         (out / f"{image.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-        save_picture(picture(image, found, weights), out / f"{image.stem}.png")
+        save_picture(picture(*fit_to_draw(image, found), weights), out / f"{image.stem}.png")
         results.append(result)
     return results
+
+
+def fit_to_draw(path: Path, found: Detections) -> tuple[Tensor, Detections]:
+    """An image (3, H, W) and its detections, made smaller if it is huge: a figure of 100 million px takes 6 GB."""
+    pixels = read_picture(path)
+    height, width = pixels.shape[-2:]
+    size = transforms.seen_size(height, width, None, None)
+    scale = torch.tensor([size[1] / width, size[0] / height]).repeat(2)
+    return functional.resize(pixels, list(size)), replace(found, boxes_xyxy_px=found.boxes_xyxy_px * scale)
 
 
 def read_config(name: str) -> Configs:
@@ -220,9 +269,11 @@ def read_config(name: str) -> Configs:
     if not path.is_file():
         raise FileNotFoundError(f"config {name}: neither 'mini', 'photos' nor 'r50', nor a file")
     try:
-        stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f'{path} is no configuration: wanted {{"model": {{...}}, "train": {{...}}}}')
     return {part: changed(config, stored.get(part, {}), str(path)) for part, config in configs.items()}
 
 
@@ -254,19 +305,33 @@ def with_settings(configs: Configs, settings: Sequence[str]) -> Configs:
 
 def changed(config, changes: dict, source: str):
     """A frozen dataclass with changes by field name, nested ones too; ValueError on unknown names or kinds."""
-    known = asdict(config)
+    if not isinstance(changes, dict):
+        raise ValueError(f"{source}: wanted fields of {type(config).__name__} with their values, not {changes!r}")
+    kinds, new = {field.name: field.type for field in fields(config)}, {}
     for name, value in changes.items():
-        if name not in known:
+        if name not in kinds:
             raise ValueError(f"{source}: no field {name} in {type(config).__name__}")
-        default = known[name]
-        if isinstance(default, dict):
-            value = changed(getattr(config, name), value, source)
-        elif isinstance(default, tuple):
+        default = getattr(config, name)
+        if is_dataclass(default):
+            new[name] = changed(default, value, source)
+            continue
+        if isinstance(default, tuple):
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
-        elif any(isinstance(default, kind) != isinstance(value, kind) for kind in (bool, str)):
+        if not fits(value, kinds[name]):
             raise ValueError(f"{source}: {name} is {default!r} by default, {value!r} is of another kind")
-        config = replace(config, **{name: value})
-    return config
+        new[name] = value
+    return replace(config, **new)  # all at once: what fits together may not fit one by one
+
+
+def fits(value, kind) -> bool:
+    """Whether a value from JSON is of an annotated kind; an int does for a float, True is no int, NaN no number."""
+    if get_origin(kind) is tuple:
+        return all(fits(item, get_args(kind)[0]) for item in value)
+    if get_args(kind):  # int | None
+        return any(fits(value, option) for option in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) is kind
 
 
 def parse(text: str):

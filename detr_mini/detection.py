@@ -17,12 +17,11 @@ from torchvision.transforms.v2 import functional
 from detr_mini.backbones import normalization
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.checkpoints import Checkpoint
-from detr_mini.datasets.transforms import resized
+from detr_mini.datasets.transforms import as_rgb, read_rgb, seen_size
 from detr_mini.detr import Attention, DETROutput
 
 # B images · Q queries · K classes · N detections of an image
 
-NO_LIMIT_PX = 2**31
 Picture = str | Path | Image.Image | Tensor  # a file, or an image already read: PIL, or uint8 (3, H, W)
 
 
@@ -54,7 +53,7 @@ def detections(
     A query speaks for its likeliest class, "no object" left aside, where that probability reaches
     `threshold`; at 0 every query speaks, as COCO's evaluation wants it (the paper's second-best class).
     `nms_iou` drops boxes that overlap a better one of their class by more. Raises ValueError where sizes or
-    names do not fit.
+    names do not fit, or an answer is NaN.
     """
     logits, boxes = output.logits[layer], output.boxes[layer]  # (B, Q, K+1), (B, Q, 4)
     if len(original_sizes) != len(logits):
@@ -67,9 +66,17 @@ def detections(
     scores, labels = logits.float().softmax(-1)[..., :-1].max(-1)  # (B, Q)
     scores, queries = scores.sort(dim=-1, descending=True, stable=True)
     scores, labels, queries = scores.cpu(), labels.gather(1, queries).cpu(), queries.cpu()
+    boxes = boxes.float().cpu()
+    for kind, values in (("logits", scores), ("boxes", boxes)):
+        if not values.isfinite().all():
+            image = int((~values.isfinite()).nonzero()[0, 0])
+            raise ValueError(
+                f"the {kind} of decoder layer {layer % len(output.logits)} are not finite for image {image} of the "
+                "batch: weights of a training that diverged, or pixels of NaN?"
+            )
     # Boxes are relative to the image itself, so neither padding nor the size the model saw matters here.
     height, width = torch.tensor(original_sizes, dtype=torch.float32).reshape(-1, 2, 1).unbind(1)  # (B, 1)
-    x1, y1, x2, y2 = cxcywh_to_xyxy(boxes.float().cpu()).unbind(-1)  # (B, Q)
+    x1, y1, x2, y2 = cxcywh_to_xyxy(boxes).unbind(-1)  # (B, Q)
     sides = [(x1, width), (y1, height), (x2, width), (y2, height)]
     boxes_px = torch.stack([(side * size).clamp(min=0).minimum(size) for side, size in sides], dim=-1)
     boxes_px = boxes_px.take_along_dim(queries[..., None], dim=1)
@@ -95,22 +102,26 @@ def detect(
     """Detect on images one by one, each resized as the checkpoint's evaluation did; one result an image.
 
     With `return_attention` each result is (Detections, Attention). Raises FileNotFoundError, OSError for a
-    file that is no image, ValueError for a tensor that is not uint8 (3, H, W).
+    file that is no image, ValueError for a tensor that is not uint8 (3, H, W), or answers that are not finite.
     """
     model, results = checkpoint.model, []
     pictures = [images] if isinstance(images, Picture) else images
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization(model.config.backbone))
     with evaluating(model, device):
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
             image = read_picture(picture)
             original_size = tuple(image.shape[-2:])
-            if short_side := checkpoint.info.get("short_side"):
-                long_side = checkpoint.info.get("long_side") or NO_LIMIT_PX
-                image = functional.resize(image, list(resized(*original_size, short_side, long_side)))
+            sides = checkpoint.info.get("short_side"), checkpoint.info.get("long_side")
+            image = functional.resize(image, list(seen_size(*original_size, *sides)))
             batch = ((image.float() / 255 - mean) / std)[None].to(device)  # (1, 3, H, W)
             padding = torch.zeros_like(batch[:, 0], dtype=torch.bool)
             output = model(batch, padding, return_attention=return_attention)
-            (found,) = detections(output, [original_size], checkpoint.names, threshold=threshold)
+            try:
+                (found,) = detections(output, [original_size], checkpoint.names, threshold=threshold)
+            except ValueError as error:
+                raise ValueError(
+                    f"{picture if isinstance(picture, str | Path) else f'picture {number}'}: {error}"
+                ) from error
             results.append((found, output.attention) if return_attention else found)
     return results
 
@@ -140,6 +151,5 @@ def read_picture(picture: Picture) -> Tensor:
             )
         return picture
     if isinstance(picture, Image.Image):
-        return functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
-    with Image.open(picture) as opened:
-        return read_picture(opened)
+        return functional.pil_to_tensor(as_rgb(ImageOps.exif_transpose(picture)))
+    return functional.pil_to_tensor(read_rgb(picture))

@@ -192,7 +192,9 @@ def _photographs() -> Check:
     if found:
         return Check("photographs", True, "; ".join(found))
     text = f"no {', '.join(PHOTOGRAPHS)}; drawn scenes need none"
-    return Check("photographs", None, text, "put them into data/, or name their folder in DETR_MINI_DATA")
+    return Check(
+        "photographs", None, text, "detr-mini download bccd (or cards), or name their folder in DETR_MINI_DATA"
+    )
 
 
 def _checkpoints() -> Check:

@@ -1,8 +1,10 @@
 """Files from the network, on request only: with progress, going on where a broken download stopped, checked by hash."""
 
+import errno
 import hashlib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,8 +19,10 @@ TIMEOUT_S = 30.0  # without an answer
 
 
 def folder(kind: str) -> Path:
-    """Where downloads of a kind ("weights") go: `data/` of a checkout, else torch.hub's cache."""
-    return DATA / kind if (DATA / "checkpoints").is_dir() else hub_cache()
+    """Where "weights", or a data set by name, go: `data/` of a checkout, else torch.hub's cache and its neighbour."""
+    if (DATA / "checkpoints").is_dir():
+        return DATA / kind
+    return hub_cache() if kind == "weights" else Path(torch.hub.get_dir()).parent / "detr_mini" / kind
 
 
 def hub_cache() -> Path:
@@ -75,10 +79,14 @@ def _collect(url: str, partial: Path, path: Path, progress: bool) -> None:
             return
         except (OSError, http.client.HTTPException) as error:
             reason, code = error, None
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise OSError(f"{partial}: the disk is full at {_size(partial):,} bytes; make room, go on") from error
             if isinstance(error, urllib.error.HTTPError):
                 code = error.code
                 error.close()  # it holds the connection
             if code == 416:  # the server's file is not longer than what lies here
+                if _span(error)[1] == before:
+                    return  # it is whole: a run ended between the last byte and the new name
                 partial.unlink(missing_ok=True)
             elif code is not None and 400 <= code < 500:
                 raise OSError(_advice(url, path, error)) from error
@@ -93,15 +101,24 @@ def _append(url: str, partial: Path, label: str, progress: bool) -> None:
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         if answer.status != 206:  # the server sends the whole file, from its start
             have = 0
+        elif _span(answer)[0] not in (None, have):
+            raise OSError(f"asked for the bytes from {have:,} on, the server sent {answer.headers['Content-Range']}")
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         options = {"total": total, "initial": have, "desc": label, "disable": not progress}
         with partial.open("ab" if have else "wb") as file, tqdm(unit="B", unit_scale=True, **options) as bar:
-            while block := answer.read(BLOCK):
+            while block := answer.read1(BLOCK):  # what has come: read() would lose it if the rest does not
                 file.write(block)
+                file.flush()  # whatever ends this process, the next one goes on from here
                 bar.update(len(block))
     if total is not None and _size(partial) < total:
         raise OSError(f"the connection ended at {_size(partial):,} of {total:,} bytes")
+
+
+def _span(answer) -> tuple[int | None, int | None]:
+    """The first byte's place and the file's length [bytes] that an answer's Content-Range names; None if unknown."""
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", "").strip())
+    return tuple(int(number) if number else None for number in found.groups()) if found else (None, None)
 
 
 def _size(path: Path) -> int:

@@ -74,7 +74,8 @@ def evaluate(
 
     `category_ids` says which category of the ground truth each label of the model means: the data set's own
     unless given; for a published COCO model `range(91)`. Afterwards the model is on the device and in the
-    mode it was in. Raises ValueError for a model of other classes or layers, or where no object is given.
+    mode it was in. Raises ValueError for a model of other classes or layers, for answers that are not finite, or
+    where no object is given.
     """
     layers = model.config.decoder_layers
     if not -layers <= layer < layers:

@@ -83,8 +83,8 @@ def label_loss(
     else:
         nats = CrossEntropy.apply(logits, log_probabilities, wanted)
     class_weights = torch.where(wanted == classes, no_object, 1.0)  # (L, B, Q)
-    divisor = mean_over_processes(class_weights.sum(dim=(1, 2)))  # (L,)
-    return (class_weights * nats).sum(dim=(1, 2)) / divisor.clamp(min=1e-9)
+    divisor = mean_over_processes(class_weights.sum(dim=(1, 2)), 1e-9)  # (L,)
+    return (class_weights * nats).sum(dim=(1, 2)) / divisor
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -114,27 +114,33 @@ def box_losses(boxes_cxcywh: Tensor, targets: PaddedTargets, matched: Match) -> 
     counted = (matched.query >= 0).to(predicted.dtype)  # (L, B, T)
     l1 = (predicted - true).abs().sum(-1)
     giou = 1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
-    objects = predicted.new_full((), float(sum(targets.counts)))
-    divisor = mean_over_processes(objects).clamp(min=1)
+    divisor = mean_over_processes(predicted.new_full((), float(sum(targets.counts))), 1.0)
     return (l1 * counted).sum(dim=(1, 2)) / divisor, (giou * counted).sum(dim=(1, 2)) / divisor
 
 
-def mean_over_processes(divisor: Tensor) -> Tensor:
-    """The divisor's mean over all processes: DDP averages gradients, so this gives the whole batch's loss."""
+def mean_over_processes(divisor: Tensor, at_least: float) -> Tensor:
+    """The divisor of the whole batch, at least `at_least`, divided by the number of processes.
+
+    DDP averages gradients, so this gives the whole batch's loss. The limit holds for the sum: two objects among
+    three processes stay two.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return divisor
+        return divisor.clamp(min=at_least)
     divisor = divisor.clone()
     torch.distributed.all_reduce(divisor)
-    return divisor / torch.distributed.get_world_size()
+    return divisor.clamp(min=at_least) / torch.distributed.get_world_size()
 
 
 @torch.no_grad()
 def class_error(logits: Tensor, targets: PaddedTargets, matched: Match) -> Tensor:
-    """Per cent of matched objects whose query's likeliest class is wrong, last layer; 100 when there is no object."""
+    """Per cent of matched objects whose query's likeliest class is wrong, last layer; 100 when there is no object.
+
+    Across processes the mean of their numbers is that of the whole batch.
+    """
     query = matched.query[-1]  # (B, T)
     guess = logits[-1].argmax(-1).gather(1, query.clamp(min=0))
     right = ((guess == targets.labels) & (query >= 0)).sum()
-    return 100 - 100 * right / max(sum(targets.counts), 1)
+    return 100 - 100 * right / mean_over_processes(logits.new_full((), float(sum(targets.counts))), 1.0)
 
 
 @torch.no_grad()

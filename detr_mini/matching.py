@@ -105,11 +105,14 @@ def match(
         )
     costs = cost(logits, boxes_cxcywh, targets, weights or Weights(), log_probabilities).cpu().numpy()
     if not np.isfinite(costs).all():
-        layer, image, query, target = np.argwhere(~np.isfinite(costs))[0]
+        layer, image, query, target = place = np.argwhere(~np.isfinite(costs))[0]
+        parts = {"logits": logits[layer, image, query], "box": boxes_cxcywh[layer, image, query]}
+        broken = next((name for name, part in parts.items() if not part.isfinite().all()), "target")
+        cause = "a broken box?" if broken == "target" else "a learning rate too high?"
         raise ValueError(
-            f"the matching cost is {costs[layer, image, query, target]} at decoder layer {layer}, image {image} "
-            f"of the batch, query {query}, target {target}: the model's output or a target is not finite "
-            "(a learning rate too high, or a broken box)"
+            f"the matching cost is {costs[tuple(place)]} at decoder layer {layer}, image {image} of the batch, "
+            f"query {query}, target {target}: the {broken} there {'are' if broken == 'logits' else 'is'} not finite: "
+            f"{cause}"
         )
     query_of = np.full((*costs.shape[:2], costs.shape[3]), -1, dtype=np.int64)  # (L, B, T)
     for layer, image in np.ndindex(*costs.shape[:2]):

@@ -39,14 +39,14 @@ MODELS = {
 }
 
 
-def fetch(name: str) -> Path:
-    """The file of a published model: from `data/weights`, from torch.hub's cache, else over the network.
+def fetch(name: str, out: str | Path | None = None) -> Path:
+    """The file of a published model: from torch.hub's cache, from `data/weights` (or `out`), else over the network.
 
     Raises what `download.fetch` raises.
     """
     file = MODELS[name].file
     cached = download.hub_cache() / file
-    path = cached if cached.is_file() else download.folder("weights") / file
+    path = cached if cached.is_file() and not out else Path(out or download.folder("weights")).expanduser() / file
     return download.fetch(ADDRESS + file, path, hash_in(file))
 
 

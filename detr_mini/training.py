@@ -1,140 +1,32 @@
-"""Training: one loop for CPU and GPU that logs what happens, saves itself and goes on where it stopped."""
+"""Training: one loop for CPU, GPU or torchrun that logs what happens, saves itself and goes on where it stopped."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from detr_mini import backbones, checkpoints, losses, matching
+from detr_mini import backbones, checkpoints, faults, losses, matching, runs
 from detr_mini.datasets.batches import Batch, SampleStream, collate
-from detr_mini.detr import DETR, DETRConfig
+from detr_mini.detr import DETRConfig, DETROutput
 from detr_mini.evaluation import Report, evaluate
+from detr_mini.processes import Processes
+from detr_mini.recipes import TrainConfig, build_model, learning_rate, parameter_groups, pick_device, precision_of
+from detr_mini.runs import read_log as read_log
 
 PROBE_STEPS = 30  # of --minutes: timed, then the number of steps is fixed
 FLUSH_STEPS = 20  # the log is copied from the device once in so many steps
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained; the defaults are the authors' settings for COCO."""
-
-    steps: int = 500_000  # optimizer steps in all
-    batch_size: int = 64  # images a step
-    lr: float = 1e-4  # AdamW's rate, all but the backbone
-    backbone_lr: float = 1e-5  # 0 freezes the backbone
-    weight_decay: float = 1e-4
-    clip: float = 0.1  # largest norm of the whole gradient
-    warmup: int = 0  # steps of linearly growing rate
-    schedule: str = "drop"  # drop: a tenth of the rate after 2/3 of the steps · cosine: to zero
-    eval_every: float = 0.1  # share of the steps between evaluations
-    save_every: int = 500  # steps between saves
-    precision: str = "auto"  # auto · float32 · bfloat16 · float16
-    workers: int = 0  # processes that make samples
-    augmentation: str = "paper"  # of a COCO folder: paper · photos · none
-    pretrained: bool = True  # whether a backbone that has ImageNet weights starts from them
-    short_side: int | None = 800  # px of an evaluated image, None keeps its size
-    long_side: int | None = 1333  # px
-    seed: int = 0
-    matching_weights: matching.Weights = field(default_factory=matching.Weights)
-    loss_weights: losses.Weights = field(default_factory=losses.Weights)
-
-    def __post_init__(self):
-        if self.schedule not in ("drop", "cosine"):
-            raise ValueError(f"schedule {self.schedule!r} is neither 'drop' nor 'cosine'")
-        if self.augmentation not in ("paper", "photos", "none"):
-            raise ValueError(f"augmentation {self.augmentation!r} is none of 'paper', 'photos', 'none'")
-        if min(self.steps, self.batch_size, self.save_every) < 1 or self.lr <= 0 or self.eval_every <= 0:
-            raise ValueError("steps, batch_size, save_every, lr and eval_every must be above zero")
-
-    @classmethod
-    def mini(cls, **changes) -> "TrainConfig":
-        """The recipe for `DETRConfig.mini()`: a rate ten times the paper's, one for all, cosine to zero.
-
-        The class part weighs 4: from scratch a backbone must learn classes too, and with weight 1 the boxes' parts
-        leave them almost no gradient for the first thousand steps.
-        """
-        mini = cls(
-            steps=2_500,
-            batch_size=32,
-            lr=1e-3,
-            backbone_lr=1e-3,
-            clip=1.0,
-            warmup=100,
-            schedule="cosine",
-            augmentation="none",
-            pretrained=False,
-            short_side=None,
-            long_side=None,
-            loss_weights=losses.Weights(label=4.0),
-        )
-        return replace(mini, **changes)
-
-    @classmethod
-    def photos(cls, **changes) -> "TrainConfig":
-        """The recipe for a few hundred photographs and a backbone with ImageNet weights."""
-        photos = cls(
-            steps=4_000,
-            batch_size=8,
-            lr=5e-4,
-            backbone_lr=1e-4,
-            clip=1.0,
-            warmup=100,
-            schedule="cosine",
-            augmentation="photos",
-            short_side=256,
-            long_side=480,
-            loss_weights=losses.Weights(label=4.0),
-        )
-        return replace(photos, **changes)
-
-
-def learning_rate(step: int, config: TrainConfig, steps: int) -> float:
-    """The factor on both learning rates at a step (from 0) of a run of `steps`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "drop":
-        return 1.0 if step < steps * 2 / 3 else 0.1
-    done = (step - config.warmup) / max(steps - config.warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def parameter_groups(model: DETR, config: TrainConfig) -> list[dict]:
-    """Two groups, transformer with heads, and backbone, each with its rate; what has no gradient is left out."""
-    groups = {"transformer": [], "backbone": []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups["backbone" if name.startswith("backbone.") else "transformer"].append(parameter)
-    rates = {"transformer": config.lr, "backbone": config.backbone_lr}
-    return [{"params": params, "lr": rates[name], "initial": rates[name]} for name, params in groups.items() if params]
-
-
-def precision_of(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """The dtype of the forward pass: float32 off CUDA, else bfloat16 where the card has it, else float16."""
-    if config.precision != "auto":
-        return getattr(torch, config.precision)
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called "auto", "cpu", "cuda" or "mps"; ValueError where the machine lacks it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but this torch sees no CUDA device: see detr-mini doctor")
-    return device
+PROGRESS = ("step", "steps", "seconds", "best_ap", "best_step")  # of a Trainer, in state.pt
 
 
 class Trainer:
@@ -142,7 +34,11 @@ class Trainer:
 
     `train_data` gives (image uint8, target) as `datasets` describes; with length None it is an endless stream.
     `minutes` fixes the number of steps after timing the first of them. `callback` gets each log record.
-    Raises FileExistsError where the folder holds a run and `resume` is False.
+    Under torchrun each process takes its share of every batch, and process 0 alone evaluates, logs (numbers of
+    the whole batch) and writes; all must see the folder. Batch-norm that is trained (the tiny backbone's) sees its
+    process's share only, and the statistics of process 0 are kept; SyncBatchNorm, which needs CUDA, is not offered.
+    Raises FileExistsError where the folder holds a run and `resume` is False, ValueError where its state cannot be
+    read, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -163,33 +59,64 @@ class Trainer:
         self.config, self.minutes, self.callback, self.progress = config, minutes, callback, progress
         self.train_data, self.val_data, self.out = train_data, val_data, Path(out)
         self.device = pick_device(device)
+        self.processes = Processes(self.device.type)
+        if config.batch_size % self.processes.size:
+            raise ValueError(
+                f"batch_size {config.batch_size} cannot be shared evenly by {self.processes.size} processes: "
+                f"set a multiple of {self.processes.size}"
+            )
         self.dtype = precision_of(config, self.device)
-        if (self.out / "config.json").exists() and not resume:
+        held = (self.out / "config.json").exists() or (self.out / "state.pt").exists()
+        if self.processes.main and held and not resume:
             raise FileExistsError(f"{self.out} holds a run already: add --resume to go on, or name another folder")
         torch.manual_seed(config.seed)
-        self.model = build_model(model_config, config, start_from).to(self.device)
-        fused = self.device.type in ("cpu", "cuda")
+        with self.processes.first_of_machine_first():
+            self.model = build_model(model_config, config, start_from).to(self.device)
+        self.fused = self.device.type in ("cpu", "cuda")
         groups = parameter_groups(self.model, config)
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=self.fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.step, self.steps, self.best_ap, self.seconds = 0, None if minutes else config.steps, -1.0, 0.0
+        self.step, self.steps, self.seconds = 0, None if minutes else config.steps, 0.0
+        self.best_ap, self.best_step, self.saved_step = -1.0, 0, 0
         self.pending: list[tuple[dict, Tensor]] = []
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.open_folder({"model": asdict(model_config), "train": asdict(config), "device": str(self.device)}, resume)
+        self.parallel = self.model
+        if self.processes.size > 1:  # in the layout in which the convolutions' gradients come
+            self.parallel = DistributedDataParallel(self.model.to(memory_format=torch.channels_last))
+
+    def open_folder(self, settings: dict, resume: bool) -> None:
+        """Makes the folder, or goes on from what it holds; a run that was never saved starts anew."""
         if resume and (self.out / "state.pt").exists():
             self.load_state()
-        else:
-            settings = {"model": asdict(model_config), "train": asdict(config), "device": str(self.device)}
-            settings |= {"toybox": asdict(train_data.config)} if hasattr(train_data, "config") else {}
-            write_atomically(self.out / "config.json", json.dumps(settings, indent=1).encode())
-            (self.out / "log.jsonl").write_text("")
+        if self.processes.from_main(self.step) != self.step:
+            raise ValueError(f"{self.out} holds step {self.step} here, but not for process 0: all must see one folder")
+        if not self.processes.main:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        runs.settle(self.out, self.best_step)
+        log = self.out / "log.jsonl"
+        kept = [record for record in runs.read_records(log) if record["step"] <= self.step] if self.step else []
+        runs.write_atomically(log, lambda path: path.write_text("".join(json.dumps(r) + "\n" for r in kept)))
+        settings |= {"toybox": asdict(self.train_data.config)} if hasattr(self.train_data, "config") else {}
+        text = json.dumps(settings, indent=1)
+        runs.write_atomically(self.out / "config.json", lambda path: path.write_text(text))
+        state, last = self.out / "state.pt", self.out / "last.safetensors"
+        if self.step and not (last.exists() and last.stat().st_mtime_ns >= state.stat().st_mtime_ns):
+            self.save_model(last)  # the kill came between the two
 
     def run(self) -> Path:
-        """Trains to the last step, evaluating and saving on the way; returns the folder."""
+        """Trains to the last step, evaluating and saving on the way; returns the folder.
+
+        Ctrl-C and SIGTERM end it after the step (and the evaluation) it is in, with a save and a KeyboardInterrupt
+        whose message says how to go on. NaN or inf end it with a ValueError that says where, and which save is good.
+        """
         if self.step == self.steps:
             return self.out
-        bar = tqdm(total=self.steps, initial=self.step, disable=not self.progress, desc="train", unit="step")
+        main = self.processes.main
+        bar = tqdm(total=self.steps, initial=self.step, disable=not (self.progress and main), desc="train", unit="step")
+        log = self.out / "log.jsonl" if main else Path(os.devnull)
         started, probe = time.perf_counter() - self.seconds, []
-        with bar, (self.out / "log.jsonl").open("a") as self.log_file:
+        with bar, log.open("a") as self.log_file, runs.StopWish() as wish:
             for batch in self.batches():
                 before = time.perf_counter()
                 self.train_step(batch)
@@ -199,20 +126,29 @@ class Trainer:
                 if self.steps is None:
                     probe.append(time.perf_counter() - before + self.waited)
                     if len(probe) == PROBE_STEPS:
-                        self.steps = self.step + self.steps_in(self.minutes * 60 - self.seconds, median(probe[5:]))
-                        bar.total = self.steps
-                last = self.step == self.steps
-                if self.step % FLUSH_STEPS == 0 or last:
-                    record = self.flush()
-                    bar.set_postfix(loss=f"{record['loss']:.2f}", refresh=False)
-                if self.val_data is not None and self.steps and (last or self.step % self.eval_interval == 0):
-                    report = self.evaluate()
-                    bar.set_postfix(AP50=f"{report.ap50:.3f}", refresh=False)
-                if last or self.step % self.config.save_every == 0:
-                    self.flush()
+                        more = self.steps_in(self.minutes * 60 - self.seconds, median(probe[5:]))
+                        self.steps = bar.total = self.processes.from_main(self.step + more)
+                last, stop = self.step == self.steps, self.processes.any(wish.asked)
+                evaluates = self.val_data is not None and self.steps is not None
+                evaluates = evaluates and (last or self.step % self.eval_interval == 0)
+                saves = evaluates or last or stop or self.step % self.config.save_every == 0
+                if saves or self.step % FLUSH_STEPS == 0:
+                    bar.set_postfix(loss=f"{self.flush()['loss']:.2f}", refresh=False)
+                if evaluates:
+                    if main:
+                        bar.set_postfix(AP50=f"{self.evaluate().ap50:.3f}", refresh=False)
+                    self.processes.wait()
+                if saves and main:
                     self.save_state()
                 if last:
                     break
+                if stop:
+                    self.processes.wait()  # torchrun ends the others as soon as one ends
+                    raise KeyboardInterrupt(
+                        f"stopped after step {self.step}, saved in {self.out}; to go on: {runs.resume_command()}"
+                    )
+        self.processes.wait()
+        self.processes.leave()
         return self.out
 
     @property
@@ -225,29 +161,46 @@ class Trainer:
         seconds -= 0.5 * evaluated * seconds_a_step / self.config.batch_size
         return max(1, int(seconds / seconds_a_step))
 
-    def batches(self):
-        """Batches from sample number step * batch_size on, with the seconds waited for each in `self.waited`."""
-        last = 2**40 if self.steps is None else self.steps
+    def share_of(self, step: int) -> range:
+        """The numbers of this process's samples in a step: all processes' together are step * batch_size + i."""
+        share = self.config.batch_size // self.processes.size
+        first = step * self.config.batch_size + self.processes.rank * share
+        return range(first, first + share)
+
+    def batches(self, only: int | None = None) -> Iterator[Batch]:
+        """Batches from the present step on, with the seconds waited for each in `self.waited`; or of one step only."""
+        steps = range(self.step, 2**40 if self.steps is None else self.steps) if only is None else [only]
         infinite = getattr(self.train_data, "length", 0) is None
         stream = SampleStream(self.train_data, self.config.seed, infinite=infinite)
-        size, workers = self.config.batch_size, self.config.workers
         mean, std = backbones.normalization(self.model.config.backbone)
-        classes = self.model.config.num_classes
+        workers = self.config.workers if only is None else 0
         loader = DataLoader(
             stream,
-            batch_size=size,
-            sampler=range(self.step * size, last * size),
+            batch_sampler=(self.share_of(step) for step in steps),
             num_workers=workers,
-            collate_fn=partial(collate, mean=mean, std=std, num_classes=classes),
+            collate_fn=partial(collate, mean=mean, std=std, num_classes=self.model.config.num_classes),
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
+            worker_init_fn=runs.ignore_interrupts,
         )
         iterator = iter(loader)
-        while True:
+        for _ in steps:
             before = time.perf_counter()
             batch = next(iterator)
             self.waited = time.perf_counter() - before
             yield batch
+
+    def forward(self, model: nn.Module, batch: Batch) -> DETROutput:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return model(batch.images, batch.padding)
+
+    def loss(self, output: DETROutput, batch: Batch) -> losses.SetLoss:
+        weights = self.config.loss_weights, self.config.matching_weights
+        return losses.set_loss(output.logits, output.boxes, batch.targets, *weights)
+
+    def seed_dropout(self, step: int) -> None:
+        # By step and process, so that neither a stop nor the other processes change what a step drops.
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 1_009 + self.processes.rank)
 
     def train_step(self, batch: Batch) -> None:
         """One optimizer step; what it measured stays on the device until `flush`."""
@@ -256,17 +209,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial"] * factor
         self.model.train()
+        self.seed_dropout(self.step)
         batch = batch.to(self.device, non_blocking=True)
-        mixed = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with mixed:
-            output = self.model(batch.images, batch.padding)
-        loss = losses.set_loss(
-            output.logits, output.boxes, batch.targets, self.config.loss_weights, self.config.matching_weights
-        )
+        output = self.forward(self.parallel, batch)
+        try:
+            loss = self.loss(output, batch)
+        except ValueError as error:  # the matching met NaN or inf
+            raise ValueError(self.diagnosis(self.step, str(error), batch)) from error
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss.total).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.fused and not self.scaler.is_enabled():
+            # As GradScaler does: the fused step skips itself where the gradient is not finite, and nobody waits to
+            # know. So the weights stay good until `flush` finds out, and tell where it began.
+            self.optimizer.found_inf = (~norm.isfinite()).float()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         error = losses.class_error(output.logits, loss.targets, loss.match)
@@ -278,7 +235,7 @@ class Trainer:
             "lr": self.config.lr * factor,
             "seconds": round(time.perf_counter() - before, 4),
             "waited": round(self.waited, 4),
-            "images": len(batch.targets),
+            "images": self.config.batch_size,
         }
         self.pending.append((facts, values))
 
@@ -286,35 +243,56 @@ class Trainer:
         """Writes the pending log records with one copy from the device; returns the last; stops on NaN or inf."""
         record = getattr(self, "last_record", {"loss": math.nan})
         if self.pending:
-            rows = torch.stack([values for _, values in self.pending]).cpu().tolist()
+            rows = self.processes.mean(torch.stack([values for _, values in self.pending])).cpu().tolist()
             for (facts, _), row in zip(self.pending, rows, strict=True):
                 record = facts | named_values(row)
                 record["images_per_second"] = round(facts["images"] / (facts["seconds"] + facts["waited"]), 1)
-                if not math.isfinite(record["loss"]):
-                    raise ValueError(
-                        f"the loss is {record['loss']} at step {record['step']}: lower the learning rate; "
-                        f"the last good model is {self.out / 'last.safetensors'}"
-                    )
+                # float16's scaler tries too large a factor now and then, and skips such a step itself
+                broken = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
+                for name in broken:
+                    if not math.isfinite(record[name]):
+                        raise ValueError(self.diagnosis(facts["step"] - 1, f"{name} is {record[name]}"))
                 self.write(record)
             self.pending.clear()
         self.last_record = record
         return record
 
+    def diagnosis(self, step: int, symptom: str, batch: Batch | None = None) -> str:
+        """What to tell when step number `step` (from 0) was not finite: where it began, and what is still good."""
+        batch = next(self.batches(only=step)).to(self.device) if batch is None else batch
+
+        def again() -> Tensor | None:
+            self.seed_dropout(step)
+            output = self.forward(self.model, batch)
+            # with several processes the loss would wait for the others, who may have met nothing
+            return self.loss(output, batch).total if self.processes.size == 1 else None
+
+        where = faults.find(self.model, batch, again)
+        return f"step {step + 1}: {where} ({symptom}); {self.advice()}"
+
+    def advice(self) -> str:
+        if not self.saved_step:
+            return "nothing was saved yet: start again with a lower rate (--set lr=...)"
+        good = self.out / "last.safetensors"
+        return f"{good} of step {self.saved_step} is good: go on with --resume and a lower rate (--set lr=...)"
+
     def write(self, record: dict) -> None:
-        self.log_file.write(json.dumps(record) + "\n")
-        self.log_file.flush()
-        if self.callback:
-            self.callback(record)
+        if self.processes.main:
+            self.log_file.write(json.dumps(record) + "\n")
+            self.log_file.flush()
+            if self.callback:
+                self.callback(record)
 
     def evaluate(self) -> Report:
         """AP on the validation data, and which query took which object in its first 16 images; keeps the best."""
+        self.check_weights()
         batch_size = min(self.config.batch_size, 64)
         report = evaluate(self.model, self.val_data, batch_size=batch_size, device=self.device, progress=False)
         record = {"step": self.step, "seconds_in_all": round(self.seconds, 1), "eval": report.to_dict()}
         self.write(record | {"matches": self.matches_of_fixed_images()})
         if report.ap > self.best_ap:
-            self.best_ap = report.ap
-            self.save_model("best.safetensors", report)
+            self.best_ap, self.best_step = report.ap, self.step
+            self.save_model(runs.best_of_step(self.out, self.step), report)
         return report
 
     @torch.inference_mode()
@@ -332,42 +310,50 @@ class Trainer:
             found[sample[1]["image_id"]] = matched.query_numpy[:, 0].tolist()
         return found
 
-    def save_model(self, name: str, report: Report | None = None) -> None:
+    def save_model(self, path: Path, report: Report | None = None) -> None:
         info = {"step": self.step, "short_side": self.config.short_side, "long_side": self.config.long_side}
         info |= {} if report is None else {"ap": report.ap, "ap50": report.ap50}
         data = self.train_data
         drawn = getattr(data, "config", None)
         info |= {} if drawn is None else {"toybox": asdict(drawn)}
-        checkpoints.save(self.out / name, self.model, data.names, data.category_ids, info)
+        checkpoints.save(path, self.model, data.names, data.category_ids, info)
+
+    def check_weights(self) -> None:
+        if broken := faults.broken_weight(self.model):
+            raise ValueError(f"step {self.step}: NaN or inf in the weights of {broken}; {self.advice()}")
 
     def save_state(self) -> None:
-        self.save_model("last.safetensors")
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "progress": {"step": self.step, "steps": self.steps, "best_ap": self.best_ap, "seconds": self.seconds},
-        }
-        unfinished = self.out / "state.pt.partial"
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.out / "state.pt")
+        """Saves the run: state.pt is the truth, and from it `open_folder` sets the other files right after a kill."""
+        self.check_weights()
+        os.fsync(self.log_file.fileno())
+        progress = {name: getattr(self, name) for name in PROGRESS}
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"progress": progress, "planned": self.config.steps}
+        runs.write_atomically(self.out / "state.pt", partial(torch.save, state))
+        self.saved_step = self.step
+        runs.settle(self.out, self.best_step)
+        self.save_model(self.out / "last.safetensors")
 
     def load_state(self) -> None:
-        state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        for name, value in state["progress"].items():
-            setattr(self, name, value)
-        settings = json.loads((self.out / "config.json").read_text())
-        if self.config.steps != settings["train"]["steps"]:  # another length was asked for: the rate follows it
-            self.steps = settings["train"]["steps"] = self.config.steps
-            write_atomically(self.out / "config.json", json.dumps(settings, indent=1).encode())
-        log = self.out / "log.jsonl"
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-        write_atomically(log, "".join(line + "\n" for line in kept).encode())
+        path = self.out / "state.pt"
+        state = runs.load_state(path, self.device)
+        rates = [group["initial"] for group in self.optimizer.param_groups]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            planned, progress = state["planned"], state["progress"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} is of another model or version: resume with the run's own settings") from error
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial"] = rate  # of the configuration, so that a resumed run can be given another
+        for name in PROGRESS:
+            setattr(self, name, progress[name])
+        self.saved_step = self.step
+        unknown = self.steps is None and not self.minutes  # saved before the number was fixed
+        if self.config.steps != planned or unknown:  # another length was asked for: the rate follows it
+            self.steps = self.config.steps
 
 
 def named_values(row: list[float]) -> dict:
@@ -377,36 +363,3 @@ def named_values(row: list[float]) -> dict:
     for i, part in enumerate(("label", "l1", "giou")):
         record[part] = row[4 + i * layers : 4 + (i + 1) * layers]
     return record
-
-
-def build_model(config: DETRConfig, train: TrainConfig, start: checkpoints.Checkpoint | None) -> DETR:
-    """A new model, with ImageNet weights in the backbone if asked for, or one that goes on from a checkpoint."""
-    model = DETR(config)
-    # a checkpoint with the same backbone brings its weights: nothing to fetch
-    pretrained = train.pretrained and (start is None or start.model.config.backbone != config.backbone)
-    if pretrained:
-        model.backbone = backbones.build(config.backbone, dilation=config.dilation, pretrained=True)
-    if start is not None:
-        fresh = checkpoints.transfer(model, start.model)
-        fresh = [name for name in fresh if not (pretrained and name.startswith("backbone."))]
-        tqdm.write(f"started from a checkpoint; new: {', '.join(fresh) or 'nothing'}")
-    if config.backbone.startswith("resnet") and not pretrained and start is None:
-        raise ValueError(
-            f"{config.backbone} without pretrained weights cannot be trained here: its batch-norm is frozen and "
-            "would have no statistics; set pretrained=true, or take --config mini"
-        )
-    if train.backbone_lr == 0:
-        model.backbone.requires_grad_(False)
-    return model
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
-def read_log(run: str | Path) -> tuple[list[dict], list[dict]]:
-    """The records of a run's log: those of the steps, and those of the evaluations."""
-    records = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
-    return [r for r in records if "loss" in r], [r for r in records if "eval" in r]

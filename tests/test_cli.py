@@ -12,7 +12,7 @@ from detr_mini.datasets.toybox import Toybox
 from detr_mini.evaluation import evaluate
 
 TINY = "width=32 feedforward=64 encoder_layers=1 decoder_layers=2 heads=2 batch_size=4 save_every=5 eval_every=1"
-COMMANDS = ("doctor", "data", "train", "eval", "detect")
+COMMANDS = ("doctor", "download", "data", "train", "eval", "detect")
 
 
 def tiny() -> list[str]:
@@ -81,12 +81,12 @@ def test_train_resumes_with_the_settings_of_the_run(scenes, tmp_path, capsys):
     assert cli.main([*command, "--steps", "5"]) == 0
     assert cli.main([*command, "--steps", "5"]) == 2
     assert "--resume" in capsys.readouterr().err
-    state = tmp_path / "run" / "last.safetensors"
-    before = state.stat().st_mtime_ns
+    files = [tmp_path / "run" / name for name in ("best.safetensors", "log.jsonl", "state.pt")]
+    before = [path.read_bytes() for path in files]
     again = ["train", "--data", str(scenes), "--config", "mini", "--out", str(tmp_path / "run"), "--resume"]
     assert cli.main(again) == 0
     assert "trained 5 steps" in capsys.readouterr().out
-    assert state.stat().st_mtime_ns == before, "a finished run has nothing left to do"
+    assert [path.read_bytes() for path in files] == before, "a finished run has nothing left to do"
 
 
 def test_a_run_is_judged_on_drawn_scenes_of_its_own_kind(tmp_path):
@@ -140,6 +140,33 @@ def test_a_folder_of_other_classes_is_not_compared(run, tmp_path, capsys):
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(coco))
     assert cli.main(["eval", "--checkpoint", str(run), "--data", str(folder)]) == 2
     assert "AP would compare different things" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "heard"),
+    [
+        (
+            "train",
+            "stopped after step 7; to go on: detr-mini train",
+            "stopped after step 7; to go on: detr-mini train\n",
+        ),
+        ("train", "", "stopped; a run that saved goes on with --resume\n"),
+        ("eval", "", "stopped\n"),
+        ("download", "", "stopped; the same command goes on where it stopped\n"),
+    ],
+)
+def test_ctrl_c_ends_with_130_and_a_line(command, said, heard, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt(*filter(None, [said]))
+
+    arguments = {
+        "train": ["train", "--data", "toybox", "--config", "mini", "--out", "RUN"],
+        "eval": ["eval", "--checkpoint", "toybox-mini", "--data", "toybox"],
+        "download": ["download", "bccd"],
+    }
+    monkeypatch.setattr(cli, f"run_{command}", stop)
+    assert cli.main(arguments[command]) == 130
+    assert capsys.readouterr().err == heard
 
 
 def test_the_program_itself_starts():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,20 +141,116 @@ def test_minutes_fix_the_number_of_steps(tmp_path):
     assert run.steps != config.steps
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_model(tmp_path):
-    run = trainer(tmp_path / "run", TrainConfig.mini(steps=40, batch_size=2, save_every=2, eval_every=1.0))
+@pytest.fixture
+def often(monkeypatch):
+    """The log is written every 5 steps, so that a short run has steps whose record waits."""
+    monkeypatch.setattr(training, "FLUSH_STEPS", 5)
+
+
+def broken_run(tmp_path, plant, at=5, save_every=4):
+    """A run whose callback plants a fault once the record of step `at` is written, and what its end said."""
+
+    def callback(record):
+        if record.get("step") == at and "loss" in record:
+            plant(run.model)
+
+    config = TrainConfig.mini(steps=9, batch_size=2, save_every=save_every, eval_every=1.0, warmup=1)
+    run = trainer(tmp_path / "run", config, callback=callback)
+    with pytest.raises(ValueError) as stopped:
+        run.run()
+    return run, str(stopped.value)
+
+
+def planted(name: str, value: float):
+    def plant(model):
+        with torch.no_grad():
+            model.get_parameter(name)[0] = value
+
+    return plant
+
+
+PLANTS = [
+    ("backbone.stem.0.weight", "inf", "the weights of the backbone (backbone.stem.0.weight)"),
+    ("transformer.decoder.layers.1.linear1.weight", "inf", "the weights of decoder layer 1 (transformer.decoder.la"),
+    (
+        "transformer.encoder.layers.0.linear1.weight",
+        "3e38",
+        "the output of encoder layer 0 (transformer.encoder.layers",
+    ),
+    ("transformer.decoder.layers.1.multihead_attn.in_proj_weight", "3e38", "the output of decoder layer 1 ("),
+    ("class_embed.weight", "3e38", "the output of the class head (class_embed)"),
+    ("bbox_embed.layers.2.bias", "nan", "the weights of the box head (bbox_embed.layers.2.bias)"),
+]
+
+
+@pytest.mark.parametrize("name, value, place", PLANTS, ids=[f"{name} {value}" for name, value, _ in PLANTS])
+def test_nan_or_inf_is_told_by_layer_and_step_and_the_last_good_save_stays(name, value, place, tmp_path, often):
+    run, said = broken_run(tmp_path, planted(name, float(value)))
+    assert said.startswith("step 6: NaN or inf") and place in said, said
+    good = tmp_path / "run" / "last.safetensors"
+    assert f"{good} of step 4 is good: go on with --resume and a lower rate" in said
+    kept = checkpoints.load(good)
+    assert kept.info["step"] == 4 and all(v.isfinite().all() for v in kept.model.state_dict().values())
+    run = trainer(tmp_path / "run", replace(run.config, lr=1e-4), resume=True)
+    assert run.step == 4
+    run.run()
+    assert training.read_log(tmp_path / "run")[0][-1]["step"] == 9
+
+
+def test_a_broken_weight_is_never_saved(tmp_path, often):
+    """Planted after the last step before a save, where no forward pass would meet it."""
+    _, said = broken_run(tmp_path, planted("transformer.encoder.layers.0.norm1.weight", math.inf), at=8)
+    assert said.startswith("step 8: NaN or inf in the weights of encoder layer 0 (transformer.encoder.layers.0.norm1")
+    assert "last.safetensors of step 4 is good" in said
+    assert torch.load(tmp_path / "run" / "state.pt")["progress"]["step"] == 4
+
+
+def test_a_gradient_that_is_not_finite_moves_no_weight_and_is_told_by_part(tmp_path, often):
+    before = {}
+
+    def plant(model):
+        before.update({name: value.clone() for name, value in model.named_parameters()})
+        model.get_parameter("transformer.decoder.layers.0.linear1.weight").register_hook(lambda g: g * math.nan)
+
+    run, said = broken_run(tmp_path, plant)
+    assert said.startswith("step 6: the outputs are finite, NaN or inf first in the gradient of decoder layer 0 (")
+    assert "grad_norm is nan" in said and run.step == 8, "found when the log was written next"
+    for name, value in run.model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_broken_pixels_name_their_image(tmp_path):
+    run = trainer(tmp_path / "run")
     step = run.train_step
 
     def breaks(batch):
         if run.step == 3:
-            batch.images[:] = float("nan")
+            batch.images[1, 0, 5, 5] = math.nan
         step(batch)
 
     run.train_step = breaks
-    with pytest.raises(ValueError, match=r"decoder layer 0, image 0 of the batch"):
+    with pytest.raises(ValueError, match=r"step 4: NaN or inf in the pixels of image \d+ \(the matching cost is nan"):
         run.run()
-    good = checkpoints.load(tmp_path / "run" / "last.safetensors")
-    assert all(value.isfinite().all() for value in good.model.state_dict().values())
+    assert checkpoints.load(tmp_path / "run" / "last.safetensors").info["step"] == 2
+
+
+def test_a_step_whose_loss_alone_was_broken_is_made_again_for_the_diagnosis(tmp_path, often):
+    """Without an object nothing is matched: the loss is the first to know, and the log the first to read it."""
+    config = TrainConfig.mini(steps=9, batch_size=2, save_every=50, eval_every=1.0)
+    data = Toybox(ToyboxConfig(objects=(0, 0)))
+    run = Trainer(SMALL, config, data, None, tmp_path / "run", device="cpu", progress=False)
+    step = run.train_step
+
+    def breaks(batch):
+        if run.step == 2:
+            planted("class_embed.bias", math.inf)(run.model)
+        step(batch)
+
+    run.train_step = breaks
+    with pytest.raises(
+        ValueError, match=r"step 3: NaN or inf in the weights of the class head .*loss is (nan|inf).*nothing was saved"
+    ):
+        run.run()
 
 
 def test_rates():

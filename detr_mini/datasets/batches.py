@@ -4,6 +4,7 @@ B images · H, W pixels of the largest image · T true boxes · K classes
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def check_target(target: Target, num_classes: int) -> None:
     if not good.all():
         item = int((~good).nonzero()[0])
         box = boxes[item].tolist()
-        cause = "are these pixels?" if max(box) > 2 else "NaN, an empty box, or corners instead of centre and size?"
+        pixels = 2 < max(box) < math.inf
+        cause = "are these pixels?" if pixels else "NaN, an empty box, or corners instead of centre and size?"
         raise ValueError(
             f"{image}, box {item}: {box} is not (cx, cy, w, h) in 0..1 of the image with w, h > 0: {cause}"
         )

@@ -4,31 +4,34 @@ T true boxes · K classes · H, W pixels
 """
 
 import json
-import math
 import random
+import re
+import reprlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from detr_mini.datasets.batches import Target
-from detr_mini.datasets.transforms import Finish
+from detr_mini.datasets.transforms import Finish, read_rgb
 
+LARGEST_SIDE_PX = 10**9
 LEAST_SIDE_PX = 0.01  # a box with less of it inside the image counts as empty
+LARGEST_ID = 2**53  # many programs read JSON's numbers as float64, which takes two ids beyond this for one
+LARGEST_NUMBER = 1e18  # of px: beyond it, arithmetic with JSON's enormous integers overflows
 
 
 class CocoFolder(Dataset):
     """One split of a COCO folder; `ds[i]` is (image uint8 (3, H, W), target) after `transform`.
 
-    Labels are positions in the sorted `category_ids`, so ids may have gaps. Crowds and boxes without area are
-    no training targets; images without boxes stay. `subset` keeps those positions of the images. Raises
-    FileNotFoundError where annotations or images are missing, ValueError where they contradict each other.
+    Labels are positions in the sorted `category_ids`, so ids may have gaps. Crowds and boxes without area
+    (`without_area` says which) are no training targets; images without boxes stay. `subset` keeps those positions
+    of the images. Raises FileNotFoundError where annotations or images are missing, ValueError where they
+    contradict each other.
     """
 
     size_edges_px = (32.0, 96.0)  # COCO's small / medium / large, as the side of a square box
@@ -51,8 +54,8 @@ class CocoFolder(Dataset):
         content = _parse(self.json_path)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.category_ids = tuple(category["id"] for category in categories)
-        self.names = tuple(str(category["name"]) for category in categories)
-        boxes_of = _boxes_by_image(self.json_path, content)
+        self.names = tuple(category["name"] for category in categories)
+        boxes_of, self.without_area = _boxes_by_image(self.json_path, content)
         images = content["images"]
         self.folder = _image_folder(self.root, split, images)
         self._images = images if subset is None else [images[i] for i in subset]
@@ -64,6 +67,12 @@ class CocoFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         return self.transform(*self.read(index))
+
+    def crowded(self, queries: int) -> list[tuple[Path, int]]:
+        """The images with more objects than `queries`, most first, each with its number of objects."""
+        counts = [sum(not a.get("iscrowd", 0) for a in boxes) for boxes in self._boxes]
+        order = sorted(range(len(counts)), key=lambda i: -counts[i])
+        return [(self.file_name(i), counts[i]) for i in order if counts[i] > queries]
 
     def file_name(self, index: int) -> Path:
         """The path of an image."""
@@ -77,7 +86,7 @@ class CocoFolder(Dataset):
         corners = torch.tensor([_corners(a["bbox"], width, height) for a in annotations]).reshape(-1, 4)
         labels = torch.tensor([self._label[a["category_id"]] for a in annotations], dtype=torch.int64)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
-        pixels = functional.to_image(_read_rgb(path, (width, height)))
+        pixels = functional.to_image(read_rgb(path, (width, height)))
         return pixels, {"boxes": boxes, "labels": labels, "image_id": image["id"], "original_size": size}
 
     def ground_truth(self) -> dict:
@@ -133,13 +142,14 @@ def _annotation_file(root: Path, split: str) -> Path:
         if path.is_file():
             return path
     there = ", ".join(available_splits(root)) or "none"
-    raise FileNotFoundError(f"no annotations for split {split!r}: tried {_listed(tried)}; splits there: {there}")
+    held = reprlib.repr(sorted(path.name for path in root.iterdir())) if root.is_dir() else "no such folder"
+    raise FileNotFoundError(
+        f"no annotations for split {split!r}: tried {_listed(tried)}; splits there: {there}; in {root}: {held}"
+    )
 
 
 def _image_folder(root: Path, split: str, images: list[dict]) -> Path:
     tried = [root / split, root / f"{split}2017", root / "images", root / "images" / split]
-    if not images:
-        return tried[0]
     folder = next((folder for folder in tried if (folder / images[0]["file_name"]).is_file()), None)
     if folder is None:
         raise FileNotFoundError(f"image {images[0]['file_name']} of split {split!r} not found: tried {_listed(tried)}")
@@ -157,9 +167,10 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _parse(path: Path) -> dict:
+    """The file's content, of which images and categories, and their types, are sound; annotations come later."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_bytes(), object_pairs_hook=_object)  # bytes: UTF-16 and a BOM are understood
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): an incomplete download?") from error
     wanted = {
         "images": ("id", "file_name", "width", "height"),
@@ -170,54 +181,102 @@ def _parse(path: Path) -> dict:
         entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise ValueError(f"{path} has no list {part!r}: not a COCO detection file?")
+        if not entries and part != "annotations":
+            raise ValueError(f"{path} lists no {part}: an empty export?")
         for position, entry in enumerate(entries):
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 raise ValueError(f"{path}: {part}[{position}] lacks {', '.join(lacking)}")
-    for part, whole in (("images", ("id", "width", "height")), ("categories", ("id",))):
-        _check_ids(path, part, content[part], whole)
+    for part in wanted:
+        _check_ids(path, part, content[part])
+    for image in content["images"]:
+        _check_image(f"{path}: image {image['id']}", image)
+    for category in content["categories"]:
+        if not isinstance(category["name"], str) or not category["name"].strip():
+            shown = reprlib.repr(category["name"])
+            raise ValueError(f"{path}: category {category['id']} has the name {shown}; wanted a text")
     return content
 
 
-def _check_ids(path: Path, part: str, entries: list[dict], whole: tuple[str, ...]) -> None:
+def _object(pairs: list[tuple]) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {reprlib.repr(twice)} occurs twice in one object, and one of the two would be lost")
+    return content
+
+
+def _check_ids(path: Path, part: str, entries: list[dict]) -> None:
     seen = set()
-    for entry in entries:
-        for key in whole:
-            if not isinstance(entry[key], int):
-                raise ValueError(f"{path}: {part} id {entry['id']!r} has {key} {entry[key]!r}; wanted a whole number")
-        if entry["id"] in seen:
-            raise ValueError(f"{path}: {part} id {entry['id']} occurs twice: two files merged without new ids?")
-        seen.add(entry["id"])
+    for position, entry in enumerate(entries):
+        if part == "annotations" and "id" not in entry:
+            continue  # nothing refers to it
+        number = entry["id"]
+        if type(number) is not int or abs(number) >= LARGEST_ID:  # True is an int too
+            raise ValueError(
+                f"{path}: {part}[{position}] has id {reprlib.repr(number)}; wanted a whole number below 2^53"
+            )
+        if number in seen:
+            raise ValueError(f"{path}: {part} id {number} occurs twice: two files merged without new ids?")
+        seen.add(number)
 
 
-def _boxes_by_image(path: Path, content: dict) -> dict[int, list[dict]]:
-    """The annotations of each image, without empty boxes; raises ValueError for any that makes no sense."""
+def _check_image(where: str, image: dict) -> None:
+    for key in ("width", "height"):
+        if type(image[key]) is not int or not 0 < image[key] < LARGEST_SIDE_PX:
+            raise ValueError(f"{where} has {key} {reprlib.repr(image[key])}; wanted a whole number of px above 0")
+    name = image["file_name"]
+    if not isinstance(name, str) or not Path(name).name or not name.isprintable() or len(name) > 1000:
+        raise ValueError(f"{where} has file_name {reprlib.repr(name)}; wanted a path below the folder of images")
+    if ".." in re.split(r"[/\\]", name) or name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
+        raise ValueError(
+            f"{where} has file_name {name!r}, which leads out of the folder: "
+            "made on another machine? Wanted a path below the folder of images"
+        )
+
+
+def _boxes_by_image(path: Path, content: dict) -> tuple[dict[int, list[dict]], list[str]]:
+    """The annotations of each image, and the names of those without area; ValueError for any that makes no sense."""
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     boxes_of = {image_id: [] for image_id in images}
-    inspected, largest = None, 0.0
+    without_area, inspected, largest = [], None, 0.0
     for position, annotation in enumerate(content["annotations"]):
         where = f"{path}: annotation {annotation.get('id', f'at position {position}')}"
-        if annotation["image_id"] not in images:
-            raise ValueError(f"{where}: image_id {annotation['image_id']!r} is not among the images")
-        if annotation["category_id"] not in categories:
-            raise ValueError(f"{where}: category_id {annotation['category_id']!r} is not among the categories")
+        for key, known, kind in (("image_id", images, "images"), ("category_id", categories, "categories")):
+            if type(annotation[key]) is not int or annotation[key] not in known:
+                raise ValueError(f"{where}: {key} {reprlib.repr(annotation[key])} is not among the {kind}")
         image, bbox = images[annotation["image_id"]], annotation["bbox"]
+        _check_rest(where, annotation)
         if _has_area(where, bbox, image["width"], image["height"]):
             boxes_of[annotation["image_id"]].append(annotation)
             inspected, largest = inspected or (where, bbox), max(largest, *bbox)
+        else:
+            without_area.append(where)
     if inspected and largest <= 1:  # over the whole file: a single box may well lie in the first pixel
         raise ValueError(
             f"{inspected[0]}: bbox {inspected[1]}, and no number of any bbox in the file exceeds 1: "
             "relative boxes? COCO wants pixels"
         )
-    return boxes_of
+    return boxes_of, without_area
+
+
+def _check_rest(where: str, annotation: dict) -> None:
+    if not _is_number(annotation.get("area", 0)) or annotation.get("area", 0) < 0:
+        raise ValueError(f"{where}: area {reprlib.repr(annotation['area'])} is not a number of px from 0 on")
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        raise ValueError(f"{where}: iscrowd {reprlib.repr(annotation['iscrowd'])} is neither 0 nor 1")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; True and False are none, nor is an integer that no float can hold."""
+    return type(value) in (int, float) and abs(value) < LARGEST_NUMBER
 
 
 def _has_area(where: str, bbox: list[float], width: int, height: int) -> bool:
-    numbers = isinstance(bbox, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in bbox)
-    if not numbers or len(bbox) != 4:
-        raise ValueError(f"{where}: bbox {bbox!r} is not four finite numbers [x, y, width, height]")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        raise ValueError(f"{where}: bbox {reprlib.repr(bbox)} is not four finite numbers [x, y, width, height]")
     x, y, w, h = bbox
     if w < 0 or h < 0:
         raise ValueError(f"{where}: bbox {bbox} has a negative size: corners instead of [x, y, width, height]?")
@@ -232,22 +291,3 @@ def _has_area(where: str, bbox: list[float], width: int, height: int) -> bool:
 def _corners(bbox: list[float], width: int, height: int) -> tuple[float, float, float, float]:
     x, y, w, h = bbox
     return max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
-
-
-def _read_rgb(path: Path, size: tuple[int, int]) -> Image.Image:
-    """The image in RGB, turned as its EXIF says if that gives `size` (width, height) px, else as it lies."""
-    try:
-        with Image.open(path) as file:
-            as_stored = file.size
-            image = ImageOps.exif_transpose(file)
-            if image.size != size:
-                image = file
-            if image.mode.startswith("I;16"):  # convert would turn all but the darkest greys white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNG files
-        raise OSError(f"{path} cannot be read as an image ({error}): a broken or incomplete file?") from error
-    if pixels.size != size:
-        found, wanted = (f"{w} x {h}" for w, h in (as_stored, size))
-        raise ValueError(f"{path} is {found} px, its annotations say {wanted}: resized or replaced after labelling?")
-    return pixels

@@ -107,6 +107,24 @@ def evaluate_layers(
     return _reports(dataset, found, speed)
 
 
+def grade(dataset: Dataset, answers: Sequence[Detections], speed: float = 0.0, nms_iou: float | None = None) -> Report:
+    """Grade any detector's answers, one a data set's image and in its order, as `evaluate` grades a model's.
+
+    Labels are positions in the data set's `category_ids`; `speed` (images a second) and `nms_iou` are only noted. The
+    report's layer is -1. Raises ValueError where the numbers of answers and images differ, or no object is given.
+    """
+    images = dataset.ground_truth()["images"]
+    if len(answers) != len(images):
+        raise ValueError(f"{len(answers)} answers for {len(images)} images: one each, in the data set's order")
+    entries = [
+        entry
+        for image, answer in zip(images, answers, strict=True)
+        for entry in _entries(image["id"], answer, dataset.category_ids)
+    ]
+    (report,) = _reports(dataset, {(-1, nms_iou): entries}, speed)
+    return report
+
+
 def _run(
     model: nn.Module,
     dataset: Dataset,

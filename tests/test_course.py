@@ -110,20 +110,25 @@ def test_a_term_too_early_never_explained_or_never_used_is_found():
     assert len(too_early(never)) == 1 and "no explanation" in too_early(never)[0]
 
 
-def test_the_numbers_run_without_gap():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
+def test_each_number_is_there_or_announced():
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \| (\[?)([^|\]]+).*\| (yes|coming) \|$", table, re.MULTILINE)
+    assert [number for number, *_ in rows] == [f"{i:02d}" for i in range(15)]
+    there = {path.name[:2] for path in NOTEBOOKS}
+    assert {number for number, link, _, state in rows if link and state == "yes"} == there
+    assert all(not link and state == "coming" for number, link, _, state in rows if number not in there)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_ends_with_a_link_to_the_next(path):
     texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
-    number, title = TITLE.search(texts[0]).groups()
+    number, _ = TITLE.search(texts[0]).groups()
     assert path.name.startswith(number)
-    following = NOTEBOOKS[int(number) + 1 :][:1]
+    following = [other for other in NOTEBOOKS if int(other.name[:2]) == int(number) + 1]
     linked = LINK.findall(texts[-1])
     if following:
-        next_title = TITLE.search(nbformat.read(following[0], as_version=4).cells[0].source)
-        assert linked[-1:] == [(f"{next_title[1]} {next_title[2]}", following[0].name)]
+        title = TITLE.search(nbformat.read(following[0], as_version=4).cells[0].source)
+        assert linked[-1:] == [(f"{title[1]} {title[2]}", following[0].name)]
     else:
         assert "../README.md" in texts[-1]
 

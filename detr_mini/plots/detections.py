@@ -29,11 +29,17 @@ COARSE_PX, PANEL_PX = 200, 600  # smaller pictures show their pixels as squares;
 README_SCENE, README_PICTURE = 469, SHIPPED.parent / "results" / "readme.png"
 
 
-def picture(image: Picture, detections: Detections, attention: Attention | None = None) -> Figure:
+def picture(
+    image: Picture,
+    detections: Detections,
+    attention: Attention | None = None,
+    grid_px: tuple[float, float] | None = None,
+) -> Figure:
     """Draw the detections of one image: a file, PIL, or a uint8 tensor (3, H, W).
 
     With the `attention` of that image alone, panels beside it show for the nine surest detections where the
-    query looked. Raises FileNotFoundError, OSError for a file that is no image, ValueError for other tensors.
+    query looked, its tokens over `grid_px`, as `draw_attention` has it. Raises FileNotFoundError, OSError for a
+    file that is no image, ValueError for other tensors.
     """
     pixels = pixels_of(image)
     aspect = pixels.shape[0] / pixels.shape[1]
@@ -55,7 +61,7 @@ def picture(image: Picture, detections: Detections, attention: Attention | None 
         left, top = 2 * GAP_IN + high / aspect + column * step, GAP_IN + TITLE_IN + row * pitch
         panel = _place(figure, left, top, step - GAP_IN, panel_high)
         query = int(detections.queries[index])
-        draw_attention(panel, pixels, query_map(attention, query))
+        draw_attention(panel, pixels, query_map(attention, query), grid_px=grid_px)
         draw_box(panel, detections.boxes_xyxy_px[index], style.QUERY)
         panel.set_title(f"q{query} {detections.names[index]}", fontsize=8, color=style.INK, pad=3)
     return figure
@@ -77,14 +83,16 @@ def sheet(images: Sequence[Picture], found: Sequence[Detections], targets: Seque
     return figure
 
 
-def attention_picture(image: Picture, weights: Tensor, box_xyxy_px: Tensor, title: str) -> Figure:
+def attention_picture(
+    image: Picture, weights: Tensor, box_xyxy_px: Tensor, title: str, grid_px: tuple[float, float] | None = None
+) -> Figure:
     """Draw where one query looked: its weights (gh, gw) over the image, its box, and a scale in per cent."""
     pixels = pixels_of(image)
     aspect = pixels.shape[0] / pixels.shape[1]
     high = SIDE_IN * min(1, aspect)
     figure = style.new_figure(high / aspect + 1.0, high + TITLE_IN + 2 * GAP_IN)
     axes = _place(figure, GAP_IN, GAP_IN + TITLE_IN, high / aspect, high)
-    shown = draw_attention(axes, pixels, weights, smooth=False)
+    shown = draw_attention(axes, pixels, weights, smooth=False, grid_px=grid_px)
     draw_box(axes, box_xyxy_px, style.QUERY)
     axes.set_title(title, fontsize=10, color=style.INK, pad=4)
     scale = figure.colorbar(shown, cax=_place(figure, 2 * GAP_IN + high / aspect, GAP_IN + TITLE_IN, 0.15, high))
@@ -112,10 +120,27 @@ def show_pixels(axes: Axes, pixels: np.ndarray, size: tuple[int, int] | None = N
     return drawn
 
 
-def draw_attention(axes: Axes, pixels: np.ndarray, weights: Tensor, smooth: bool = True) -> AxesImage:
+def token_grid_px(
+    feature_size: tuple[int, int], stride: int, size: tuple[int, int], original_size: tuple[int, int] | None = None
+) -> tuple[float, float]:
+    """(H, W) px that all tokens' patches together cover, in px of the original image.
+
+    `size` is the image itself as the model saw it, without the padding of a batch. The cover is at least the
+    image: it reaches beyond where a side is no multiple of the stride, and over the padding.
+    """
+    seen = zip(feature_size, size, original_size or size, strict=True)
+    height, width = (cells * stride * original / side for cells, side, original in seen)
+    return height, width
+
+
+def draw_attention(
+    axes: Axes, pixels: np.ndarray, weights: Tensor, smooth: bool = True, grid_px: tuple[float, float] | None = None
+) -> AxesImage:
     """Draw weights (gh, gw) in per cent over the image in grey, clearer where they are small.
 
-    Not `smooth`, each token's patch keeps its edges.
+    Token (0, 0) lies in the upper left corner, and `grid_px` (H, W), of `token_grid_px`, is what all of them cover in
+    px of the image; what lies beyond the image is cut off. None: they cover just the image. Not `smooth`, each
+    token's patch keeps its edges.
     """
     size = pixels.shape[:2]
     thin = -(-max(size) // PANEL_PX)
@@ -124,7 +149,10 @@ def draw_attention(axes: Axes, pixels: np.ndarray, weights: Tensor, smooth: bool
     percent = 100 * weights.numpy()
     between = "bilinear" if smooth else "nearest"
     veil = 0.25 + 0.55 * percent / percent.max()
-    return show_pixels(axes, percent, size, cmap=style.HEAT, vmin=0, alpha=veil, interpolation=between)
+    look = {"cmap": style.HEAT, "vmin": 0, "alpha": veil, "interpolation": between}
+    drawn = show_pixels(axes, percent, grid_px or size, **look)
+    axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
+    return drawn
 
 
 def draw_detections(axes: Axes, detections: Detections, details: bool = True) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 
 from detr_mini import listing, published
 from detr_mini.detr import DETR, DETRConfig
@@ -62,7 +62,7 @@ def save(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    save_file(tensors, unfinished, metadata)
+    unfinished.write_bytes(serialized(tensors, metadata))  # safetensors' own save_file, killed, leaves a nameless file
     os.replace(unfinished, path)
 
 

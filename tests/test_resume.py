@@ -37,7 +37,7 @@ def trainer(out: Path, config: TrainConfig = CONFIG, **options) -> Trainer:
 
 def dies_at(operation: int) -> None:
     """From now on the process kills itself in its n-th file operation: before it, or with half of a file written."""
-    done, save, replace, sync = 0, torch.save, os.replace, os.fsync
+    done, save, replace, sync, write = 0, torch.save, os.replace, os.fsync, Path.write_bytes
 
     def counted(original):
         def call(*args, **kwargs):
@@ -47,12 +47,15 @@ def dies_at(operation: int) -> None:
                 if original is save:
                     save(*args)
                     os.truncate(args[1], args[1].stat().st_size // 2)
+                if original is write:
+                    write(args[0], args[1][: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
         return call
 
     torch.save, os.replace, os.fsync = counted(save), counted(replace), counted(sync)
+    Path.write_bytes = counted(write)
 
 
 def forked(work) -> int:
@@ -191,10 +194,10 @@ def test_a_write_that_fails_half_way_leaves_the_last_good_file(failing, tmp_path
     trainer(tmp_path, replace(CONFIG, steps=4)).run()
     before = (tmp_path / failing).read_bytes()
     longer = replace(CONFIG, steps=8)
-    real_save, real_write, real_file = torch.save, Path.write_text, checkpoints.save_file
+    real_save, real_write, real_bytes = torch.save, Path.write_text, Path.write_bytes
 
     def half(path, content: bytes) -> None:
-        path.write_bytes(content[: len(content) // 2])
+        real_bytes(path, content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     def save(state, path):
@@ -204,16 +207,14 @@ def test_a_write_that_fails_half_way_leaves_the_last_good_file(failing, tmp_path
     def write(path, text, **options):
         return half(path, text.encode()) if failing in path.name else real_write(path, text, **options)
 
-    def save_file(tensors, path, metadata):
-        real_file(tensors, path, metadata)
-        if failing in path.name:
-            half(path, path.read_bytes())
+    def write_bytes(path, content):
+        return half(path, content) if failing in path.name else real_bytes(path, content)
 
     with monkeypatch.context() as patch:
         if failing == "state.pt":
             patch.setattr(torch, "save", save)
         patch.setattr(Path, "write_text", write)
-        patch.setattr(checkpoints, "save_file", save_file)
+        patch.setattr(Path, "write_bytes", write_bytes)
         with pytest.raises(OSError, match="No space left") as error:
             trainer(tmp_path, longer, resume=True).run()
     assert failing == "last.safetensors" or f"{failing} could not be written" in str(error.value)

@@ -8,16 +8,14 @@ the date, and a fingerprint of the cells.
 """
 
 import argparse
-import hashlib
 import json
-import platform
 import time
 from datetime import date
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import torch
+from records import device, fingerprint, rounded, tagged_code
 from scipy.stats import rankdata
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -37,16 +35,7 @@ SCENES = Toybox(ToyboxConfig(size=96, objects=(1, 8)), 1000, seed=0, split="val"
 
 def source() -> str:
     """The code of the tagged cells, in order; raises RuntimeError where there is none."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    tagged = [cell.source for cell in cells if cell.cell_type == "code" and TAG in cell.metadata.get("tags", [])]
-    if not tagged:
-        raise RuntimeError(f"{NOTEBOOK.name} has no code cell tagged {TAG!r}")
-    return "\n\n".join(tagged)
-
-
-def fingerprint(code: str) -> str:
-    """What tells one version of the cells from another."""
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    return tagged_code(NOTEBOOK, TAG)
 
 
 def names(code: str) -> dict:
@@ -108,7 +97,7 @@ def measure(count: int, swept: int) -> dict:
         "command": " ".join(["python data/cover.py", *changed]),
         "seed": SEED,
         "checkpoint": "toybox",
-        "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "device": device(),
         "date": date.today().isoformat(),
         "cells": fingerprint(code),
         "scene": scene_of,
@@ -120,15 +109,6 @@ def measure(count: int, swept: int) -> dict:
     }
 
 
-def rounded(value):
-    """Numbers to three decimals."""
-    if isinstance(value, float):
-        return round(value, 3)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return {key: rounded(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detections", type=int, default=DETECTIONS)
@@ -137,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     measured = measure(options.detections, options.swept)
     options.out.mkdir(parents=True, exist_ok=True)
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in rounded(measured).items()]
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in rounded(measured, 3).items()]
     (options.out / "cover.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

@@ -9,7 +9,6 @@ all evaluations) and data/results/gallery/runs.json: what each run was, with com
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from records import device
 from ship import EVERY, rounded
 
 from detr_mini import backbones, checkpoints, commands
@@ -159,7 +159,7 @@ def ship(out: Path) -> None:
         }
     head = {
         "command": "python data/gallery.py",
-        "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "device": device(),
         "scenes": f"{WATCHED} validation scenes of seed 0 judge every run",
         "runs": facts,
     }

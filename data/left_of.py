@@ -6,15 +6,12 @@ command, the seeds, the device, the date, and a fingerprint of the cells.
 """
 
 import argparse
-import hashlib
 import json
-import platform
 import time
 from datetime import date
 from pathlib import Path
 
-import nbformat
-import torch
+from records import device, fingerprint, rounded, tagged_code
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "04_attention_and_positions.ipynb"
@@ -25,16 +22,7 @@ SEEDS, STEPS = [0, 1, 2], 1000
 
 def source() -> str:
     """The code of the tagged cells, in order; raises RuntimeError where there is none."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    tagged = [cell.source for cell in cells if cell.cell_type == "code" and TAG in cell.metadata.get("tags", [])]
-    if not tagged:
-        raise RuntimeError(f"{NOTEBOOK.name} has no code cell tagged {TAG!r}")
-    return "\n\n".join(tagged)
-
-
-def fingerprint(code: str) -> str:
-    """What tells one version of the cells from another."""
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    return tagged_code(NOTEBOOK, TAG)
 
 
 def measure(seeds: list[int], steps: int) -> dict:
@@ -52,7 +40,7 @@ def measure(seeds: list[int], steps: int) -> dict:
         "command": " ".join(["python data/left_of.py", *changed]),
         "seeds": seeds,
         "steps": steps,
-        "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "device": device(),
         "date": date.today().isoformat(),
         "minutes": round((time.perf_counter() - start) / 60, 1),
         "cells": fingerprint(code),
@@ -69,17 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     measured = measure(options.seeds, options.steps)
     options.out.mkdir(parents=True, exist_ok=True)
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in rounded(measured).items()]
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in rounded(measured, 4).items()]
     (options.out / "left_of.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def rounded(value):
-    """Numbers to four decimals."""
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return {key: rounded(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ graded on test scenes with all labels, and on the same scenes with the same shar
 
 import argparse
 import json
-import platform
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from records import device
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seeds": SEEDS,
         "steps": options.steps,
         "test_scenes": TESTED,
-        "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "device": device(),
         "date": date.today().isoformat(),
         "minutes": minutes,
         "ap": runs,  # by share gone from training: one entry a seed, by share gone from the test labels

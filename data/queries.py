@@ -7,16 +7,14 @@ fingerprint of the cells' functions. `python data/queries.py counting` makes one
 
 import argparse
 import ast
-import hashlib
 import json
-import platform
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
-import nbformat
 import torch
+from records import device, fingerprint, rounded, tagged_code
 
 from detr_mini import checkpoints, evaluation
 from detr_mini.backbones import normalization
@@ -40,14 +38,10 @@ MANY = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)  # objects for the model with ten
 
 def cells() -> tuple[dict, str]:
     """The names that the tagged cells define, and a fingerprint of the functions; RuntimeError if none is tagged."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4).cells
-    tagged = [cell.source for cell in notebook if cell.cell_type == "code" and TAG in cell.metadata.get("tags", [])]
-    if not tagged:
-        raise RuntimeError(f"{NOTEBOOK.name} has no code cell tagged {TAG!r}")
-    code, names = "\n\n".join(tagged), {}
+    code, names = tagged_code(NOTEBOOK, TAG), {}
     exec(compile(code, NOTEBOOK.name, "exec"), names)
     functions = [ast.dump(node) for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-    return names, hashlib.sha256("\n".join(functions).encode()).hexdigest()[:16]
+    return names, fingerprint("\n".join(functions))
 
 
 def train(names: dict, steps: int, points: int) -> dict:
@@ -100,7 +94,7 @@ def point(trainer: Trainer, batch, step: int, ap50: float | None) -> dict:
     return {
         "step": step,
         "ap50": ap50,
-        "spread": rounded([float(over_images), float(over_queries)]),
+        "spread": rounded([float(over_images), float(over_queries)], 4),
         "matches": {str(image): match for image, match in matches.items()},
         "answers": answers,
     }
@@ -114,7 +108,7 @@ def layers_of(names: dict, model, scenes: Toybox) -> dict:
     tallies = [names["tally"](output, targets, layer) for layer in range(len(output.logits))]
     reports = evaluation.evaluate_layers(model, scenes, nms_iou=0.5, batch_size=50, progress=False)
     pairs = zip(reports[::2], reports[1::2], strict=True)
-    return {"layers": tallies, "ap": [rounded({"plain": a.ap, "nms": b.ap}) for a, b in pairs]}
+    return {"layers": tallies, "ap": [rounded({"plain": a.ap, "nms": b.ap}, 4) for a, b in pairs]}
 
 
 def switch(names: dict) -> dict:
@@ -201,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         facts = {
             "command": " ".join(["python data/queries.py", part, *changes(options)]),
             "seed": 0,
-            "device": f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+            "device": device(),
             "date": date.today().isoformat(),
             "minutes": round((time.perf_counter() - start) / 60, 1),
             "cells": fingerprint,
@@ -227,15 +221,6 @@ def _lines(value) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "[\n  " + ",\n  ".join(json.dumps(each, separators=(",", ":")) for each in value) + "\n ]"
     return json.dumps(value)
-
-
-def rounded(value, digits: int = 4):
-    """Numbers to so many decimals."""
-    if isinstance(value, float):
-        return round(value, digits)
-    if isinstance(value, list):
-        return [rounded(each, digits) for each in value]
-    return {key: rounded(each, digits) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 if __name__ == "__main__":

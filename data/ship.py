@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from records import shortened
 
 from detr_mini import checkpoints, commands
 
@@ -42,11 +43,7 @@ def main() -> None:
 
 def rounded(value):
     """Numbers to 5 digits: a log is for curves."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return {key: rounded(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return shortened(value, lambda number: float(f"{number:.5g}"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 @pytest.fixture
 def script(monkeypatch):
     """Loads a script of data/ by name, afresh each time."""
-    monkeypatch.syspath_prepend(str(DATA))  # gallery.py imports from ship.py
 
     def load(name: str):
         spec = importlib.util.spec_from_file_location(f"script_{name}", DATA / f"{name}.py")

@@ -1,7 +1,7 @@
-"""The covering experiment of notebook 11 at full size: python data/cover.py (three to six minutes on one thread).
+"""The covering experiment of notebook 11 at full size: python data/cover.py (six to twelve minutes on one thread).
 
-Executes the notebook's cells that are tagged "cover", the very ones that a reader sees, on 400 detections of the
-toybox model in validation scenes, and writes data/results/cover/cover.json: for each detection how far its class
+Executes the notebook's cells that are tagged "cover", the very ones that a reader sees, on 800 detections of the
+toybox model in validation scenes drawn by lot, and writes data/results/cover/cover.json: for each detection how far its class
 probability falls when a set of tokens is covered, and whether the object is still found; and, over fewer scenes,
 whether the map ranks the tokens of a box as covering them one by one does. With the command, the seed, the device,
 the date, and a fingerprint of the cells.
@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "11_attention_maps.ipynb"
 RESULTS = ROOT / "data" / "results" / "cover"
 TAG = "cover"
-SEED, DETECTIONS, SWEPT = 0, 400, 60
+SEED, DETECTIONS, SWEPT = 0, 800, 60
 SCENES = Toybox(ToyboxConfig(size=96, objects=(1, 8)), 1000, seed=0, split="val")
+ORDER = np.random.default_rng(SEED).permutation(len(SCENES)).tolist()
 
 
 def source() -> str:
@@ -48,18 +49,20 @@ def names(code: str) -> dict:
 
 
 def cover(cells: dict, model: torch.nn.Module, count: int) -> tuple[list[dict], list[int]]:
-    """Rows of the first `count` detections and the scene of each."""
-    dice, rows, scene_of, index = torch.Generator().manual_seed(SEED), [], [], 0
-    while len(rows) < count:
+    """Rows of `count` detections, taken scene by scene in a seeded order, and the scene of each."""
+    dice, rows, scene_of = torch.Generator().manual_seed(SEED), [], []
+    for index in ORDER:
+        if len(rows) >= count:
+            break
         here = cells["cover_scene"](model, SCENES[index][0] / 255, dice)
-        rows, scene_of, index = rows + here, scene_of + [index] * len(here), index + 1
+        rows, scene_of = rows + here, scene_of + [index] * len(here)
     return rows[:count], scene_of[:count]
 
 
 def ranks(cells: dict, model: torch.nn.Module, scenes: int) -> dict[str, list]:
-    """For each detection in the first scenes, how the ranks of a map agree with those of covering one token."""
+    """For each detection in so many scenes, how the ranks of a map agree with those of covering one token."""
     agree: dict[str, list] = {"scene": [], "last layer": [], "all layers": [], "nearness to the middle": []}
-    for index in range(scenes):
+    for index in ORDER[:scenes]:
         image = SCENES[index][0] / 255
         with torch.inference_mode():
             output = model(((image - cells["mean"]) / cells["std"])[None], return_attention=True)

@@ -60,11 +60,11 @@ def test_the_claims_hold_on_the_stored_run(kind, cells, stored):
         _, low, _ = cells["interval"](drop["most attended"] - drop[name], stored["scene"])
         assert low > 0.1, name
     _, low, high = cells["interval"](drop["most attended"] - drop["middle of the box"], stored["scene"])
-    assert low < 0.02, "no better than the middle of the box"
+    assert high < 0, "the middle of the box does more harm"
     _, low, _ = cells["interval"](drop["most attended, all layers"] - drop["most attended"], stored["scene"])
     assert low > 0
     _, low, high = cells["interval"](drop["most attended, all layers"] - drop["middle of the box"], stored["scene"])
-    assert (low > 0) == (kind == "grey") and high < 0.15, "under one kind of cover only"
+    assert low < 0 < high, "level with the middle"
 
 
 def test_the_ranks_agree_weakly(cells, stored):

@@ -1,10 +1,10 @@
 """The covering experiment of notebook 11 at full size: python data/cover.py (six to twelve minutes on one thread).
 
 Executes the notebook's cells that are tagged "cover", the very ones that a reader sees, on 800 detections of the
-toybox model in validation scenes drawn by lot, and writes data/results/cover/cover.json: for each detection how far its class
-probability falls when a set of tokens is covered, and whether the object is still found; and, over fewer scenes,
-whether the map ranks the tokens of a box as covering them one by one does. With the command, the seed, the device,
-the date, and a fingerprint of the cells.
+toybox model in validation scenes drawn by lot, and writes data/results/cover/cover.json: for each detection how far
+its class probability falls when a set of tokens is covered, and whether the object is still found; and, over fewer
+scenes, whether the map ranks the tokens of a box as covering them one by one does. With the command, the seed, the
+device, the date, and a fingerprint of the cells.
 """
 
 import argparse

@@ -155,7 +155,7 @@ def ship(out: Path) -> None:
             "seed": seed,
             "steps": RUNS[name].steps,
             "minutes": round(evaluations[-1]["seconds_in_all"] / 60, 1),
-            "date": date.fromtimestamp((folder / "log.jsonl").stat().st_mtime).isoformat(),
+            "date": date.fromtimestamp((folder / "last.safetensors").stat().st_mtime).isoformat(),
         }
     head = {
         "command": "python data/gallery.py",

@@ -60,6 +60,13 @@ TERMS = {
     "overfit": (r"\b[Oo]verfit", "08", r"\*overfit one image\*: a model that cannot learn one scene by heart"),
     "key map": (r"key maps?\b", "08", r"the \*\*key map\*\*, from their names to ours"),
     "warm-up": (r"warm-up", "08", r"the \*\*warm-up\*\*, in which the learning rate grows"),
+    "gradient norm": (r"gradient norm", "09", r"If its length, the \*\*gradient norm\*\*"),
+    "parameter group": (r"parameter groups?\b", "09", r"two \*\*parameter groups\*\*"),
+    "scaler": (r"\bscaler", "09", r"So a \*\*scaler\*\* multiplies the loss"),
+    "activations": (r"\bactivations\b", "09", r"the \*\*activations\*\*: whatever the forward pass must keep"),
+    "band": (r"\*\*band\*\*", "09", r"made with a \*\*band\*\*: runs of the same settings"),
+    "envelope": (r"\benvelope\b", "10", r"is called the \*\*envelope\*\*"),
+    "anchor": (r"\banchors\b", "10", r"of fixed sizes and shapes, the \*\*anchors\*\*"),
 }
 
 

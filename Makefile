@@ -26,7 +26,7 @@ endif
 help:
 	@echo "make lab        set up and open the course in JupyterLab (LAB_ARGS=--no-browser on a server)"
 	@echo "make test       set up and run all that CI runs: lint, spelling, tests, notebooks"
-	@echo "make notebooks  run all notebooks at full length and store them, normalised"
+	@echo "make notebooks  run all notebooks at full length and store them, normalised; PAGES=DIR saves HTML pages, too"
 	@echo "make train      train toybox-mini: ten minutes, into runs/mini"
 	@echo "make bench      timings"
 	@echo "make fuzz       500 broken files: each must end in success or in one plain line"
@@ -62,7 +62,7 @@ test: $(TEST_READY)
 
 notebooks: $(TEST_READY)
 	$(BIN)/ruff format notebooks
-	$(BIN)/python tests/normalise_notebooks.py $(NOTEBOOKS)
+	$(BIN)/python tests/normalise_notebooks.py $(if $(PAGES),--pages $(PAGES)) $(NOTEBOOKS)
 
 train: $(LAB_READY)
 	$(BIN)/detr-mini train --data toybox --config mini --minutes 10 --out runs/mini

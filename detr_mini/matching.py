@@ -70,15 +70,21 @@ def cost(
     Source: DETR, section 3.1; the class term is minus the probability, not its log.
     """
     if log_probabilities is None:
-        log_probabilities = logits.float().log_softmax(-1)
+        log_probabilities = at_least_float32(logits).log_softmax(-1)
     layers, _, queries, _ = logits.shape
     labels = targets.labels[None, :, None, :].expand(layers, -1, queries, -1)  # (L, B, Q, T)
     # From here on objects before queries, (L, B, T, Q), until the last line: the long axis last is the fast one.
     label_cost = -log_probabilities.gather(-1, labels).mT.contiguous().exp()
-    predicted, true = boxes_cxcywh.float(), targets.boxes_cxcywh[None]
+    predicted = at_least_float32(boxes_cxcywh)
+    true = targets.boxes_cxcywh[None].to(predicted.dtype)
     l1_cost = torch.cdist(true.expand(layers, -1, -1, -1), predicted, p=1)
     giou_cost = -giou(cxcywh_to_xyxy(true), cxcywh_to_xyxy(predicted))
     return (weights.label * label_cost + weights.l1 * l1_cost + weights.giou * giou_cost).mT
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision is too coarse for costs; float64, where somebody asks for it, is kept."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @torch.no_grad()

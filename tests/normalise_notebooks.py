@@ -2,9 +2,13 @@
 
 `python tests/normalise_notebooks.py notebooks/*.ipynb` executes each in place, in its own folder, removes
 what differs from run to run or may not be passed on, and names the faults that are left; it exits 1 if any.
+With `--pages DIR` it also saves each there as one HTML file that works without a kernel and without a network,
+widgets included (`make notebooks PAGES=DIR`); photographs are left out of it as they are of the notebook.
 """
 
+import argparse
 import ast
+import copy
 import hashlib
 import os
 import re
@@ -38,8 +42,11 @@ REMOTE_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*<?(?:https?:)?//|<img[^>]+src=[\"']?
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|\b(?:href|src)=[\"']([^\"']+)")
 
 
-def execute(notebook: NotebookNode, folder: Path) -> None:
-    """Run all cells in `folder`, outputs in place; RuntimeError where CI's short training is switched on."""
+def execute(notebook: NotebookNode, folder: Path, widgets: bool = False) -> None:
+    """Run all cells in `folder`, outputs in place, the widgets' state kept if asked for.
+
+    RuntimeError where CI's short training is switched on.
+    """
     if os.environ.get(QUICK):
         raise RuntimeError(f"{QUICK} is set: stored notebooks are run at full length, unset it")
     client = NotebookClient(
@@ -48,7 +55,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
         timeout=CELL_TIMEOUT_S,
         record_timing=False,
         coalesce_streams=True,
-        store_widget_state=False,
+        store_widget_state=widgets,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
@@ -179,18 +186,32 @@ def broken_links(text: str, folder: Path) -> list[str]:
     return [target for target in relative if not (folder / unquote(target.split("#")[0])).exists()]
 
 
-def main(paths: list[str]) -> int:
-    """Execute, normalise and store each notebook; the number of notebooks with faults."""
+def save_page(notebook: NotebookNode, path: Path) -> None:
+    """The notebook, executed with its widgets' state, as one HTML file."""
+    from notebook_page import page
+
+    shown = copy.deepcopy(notebook)
+    for cell in shown.cells:
+        if cell.cell_type == "code" and PHOTOS in cell.metadata.get("tags", []):
+            _leave_photographs_out(cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(shown, path.stem), encoding="utf-8")
+
+
+def main(paths: list[str], pages: Path | None = None) -> int:
+    """Execute, normalise and store each notebook, and its page where asked for; the number of notebooks with faults."""
     wrong = 0
     for path in map(Path, paths):
         print(f"{path} ...", flush=True)
         notebook = nbformat.read(path, as_version=4)
         try:
-            execute(notebook, path.parent)
+            execute(notebook, path.parent, widgets=pages is not None)
         except CellExecutionError as error:
             print(f"  not stored, a cell failed:\n{error}", file=sys.stderr)
             wrong += 1
             continue
+        if pages is not None:
+            save_page(notebook, pages / f"{path.stem}.html")
         normalise(notebook)
         nbformat.write(notebook, path)
         found = list(faults(notebook, path.parent))
@@ -203,6 +224,8 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python tests/normalise_notebooks.py notebooks/*.ipynb")
-    sys.exit(min(main(sys.argv[1:]), 1))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="+")
+    parser.add_argument("--pages", type=Path, metavar="DIR", help="save each as one HTML file, too")
+    options = parser.parse_args()
+    sys.exit(min(main(options.notebooks, options.pages), 1))

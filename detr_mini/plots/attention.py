@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Circle, Rectangle
-from torch import Tensor
+from torch import Tensor, nn
 
 from detr_mini import positions
 from detr_mini.plots import style
@@ -44,21 +44,42 @@ class Similarity:
 
 
 def similarity(
-    kind: str, cell: tuple[int, int], size: tuple[int, int], temperature: float = 10_000.0, width: int = 256
+    kind: str,
+    cell: tuple[int, int],
+    size: tuple[int, int],
+    temperature: float = 10_000.0,
+    width: int = 256,
+    line: bool = False,
 ) -> Similarity:
     """Compare a cell of an unpadded grid of `size` (H, W) with all others; kinds are those of `positions.build`.
 
     "learned" is the table before any training, drawn from seed 0; without an encoding all cells are equal, so 1.
-    Raises ValueError for an unknown kind or a cell outside the grid.
+    With `line` the cells are one sequence in reading order, as words are in the first transformer: the angle of the
+    fastest hand is the cell's number, and all channels tell it. Raises ValueError for an unknown kind or a cell
+    outside the grid.
     """
     if not (0 <= cell[0] < size[0] and 0 <= cell[1] < size[1]):
         raise ValueError(f"cell {cell} outside the grid of {size[0]} rows and {size[1]} columns, counted from 0")
+    if kind == "none":
+        codes = torch.ones(*size, width)
+    elif kind == "learned":
+        codes = learned_codes(size, width, line)
+    elif kind == "sine" and line:
+        hands = torch.arange(width // 2, dtype=torch.float64)
+        angle = torch.arange(size[0] * size[1])[:, None] * temperature ** (-hands / (width // 2))  # (HW, D/2)
+        codes = torch.cat([angle.sin(), angle.cos()], dim=-1).unflatten(0, size)
+    else:
+        codes = positions.build(kind, width, temperature).double()(torch.zeros(1, *size, dtype=torch.bool))[0]
+    return compare_codes(codes, cell)
+
+
+def learned_codes(size: tuple[int, int], width: int, line: bool = False, encoding: nn.Module | None = None) -> Tensor:
+    """Learned codes (H, W, D): of an encoding, else drawn from seed 0, by row and column or (`line`) cell by cell."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        codes = positions.build(kind, width, temperature)(torch.zeros(1, *size, dtype=torch.bool))[0]  # (H, W, D)
-    if kind == "none":
-        codes = torch.ones_like(codes)
-    return compare_codes(codes, cell)
+        if line:
+            return torch.rand(*size, width)
+        return (encoding or positions.build("learned", width, 0.0))(torch.zeros(1, *size, dtype=torch.bool))[0]
 
 
 def compare_codes(codes: Tensor, cell: tuple[int, int]) -> Similarity:

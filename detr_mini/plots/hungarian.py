@@ -59,14 +59,14 @@ def assign(
     """
     weights = weights or matching.Weights()
     padded = matching.pad_targets([target], torch.device("cpu"))
-    logits, boxes = probabilities.float().log()[None, None], boxes_cxcywh.float()[None, None]  # (1, 1, Q, .)
+    logits, boxes = probabilities.double().log()[None, None], boxes_cxcywh.double()[None, None]  # (1, 1, Q, .)
     none = matching.Weights(0, 0, 0)
     alone = {
         "class": replace(none, label=weights.label),
         "L1": replace(none, l1=weights.l1),
         "GIoU": replace(none, giou=weights.giou),
     }
-    terms = {n: matching.cost(logits, boxes, padded, w)[0, 0].double().numpy() for n, w in alone.items()}
+    terms = {n: matching.cost(logits, boxes, padded, w)[0, 0].numpy() for n, w in alone.items()}
     cost = sum(terms.values())
     optimal, greedily = _pairs(*hungarian.solve(cost)), greedy(cost)
     total = _total(cost, optimal)

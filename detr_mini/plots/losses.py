@@ -84,8 +84,8 @@ def pair_losses(
     class_weight = torch.where(owner >= 0, 1.0, weights.no_object)  # (Q,)
     nats = -logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]  # (Q,)
     label = weights.label * class_weight * nats / class_weight.sum().clamp(min=1e-9)
-    l1, giou = torch.zeros(2, len(owner))
-    predicted, true, objects = boxes_cxcywh[query].float(), true_cxcywh[target].float(), max(len(labels), 1)
+    l1, giou = torch.zeros(2, len(owner), dtype=boxes_cxcywh.dtype)
+    predicted, true, objects = boxes_cxcywh[query], true_cxcywh[target], max(len(labels), 1)
     l1[query] = weights.l1 * (predicted - true).abs().sum(-1) / objects
     giou[query] = weights.giou * (1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))) / objects
     total = float(label.sum() + l1.sum() + giou.sum())

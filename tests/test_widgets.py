@@ -1,0 +1,158 @@
+"""The Python side of the widgets: what can be set and read, what is refused, what is said."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from detr_mini import matching
+from detr_mini.datasets.toybox import Toybox
+from detr_mini.detection import Detections
+from detr_mini.detr import Attention
+from detr_mini.widgets import AssignmentTimeline, AttentionExplorer, BoxLab, MatchingLab, PositionExplorer
+
+
+def explorer() -> AttentionExplorer:
+    weights = torch.full((2, 1, 2, 12, 12), 1 / 12)
+    found = Detections(
+        torch.tensor([[1.0, 2, 20, 20]]), torch.tensor([0.9]), torch.tensor([0]), ["cat"], torch.tensor([3])
+    )
+    attention = Attention(weights, torch.full((3, 1, 2, 5, 12), 1 / 12), (3, 4))
+    return AttentionExplorer(torch.zeros(3, 24, 32, dtype=torch.uint8), found, attention)
+
+
+def timeline() -> AssignmentTimeline:
+    def point(step, query):
+        answer = {"boxes": [[0.5, 0.5, 0.2, 0.2]] * 3, "object": [0.1, 0.9, 0.2]}
+        return {"step": step, "matches": {"2": [[query]]}, "answers": {"2": answer}}
+
+    target = {"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "labels": torch.tensor([0])}
+    records = [point(0, 1), point(10, 2), point(20, 2)]
+    return AssignmentTimeline(records, 2, torch.zeros(3, 8, 8, dtype=torch.uint8), target, ["cat"])
+
+
+LABS = {
+    "boxes": BoxLab,
+    "matching": MatchingLab,
+    "positions": PositionExplorer,
+    "attention": explorer,
+    "timeline": timeline,
+}
+
+
+def from_page(lab, **part) -> None:
+    """As a page does it: a state with the next number and a view's name."""
+    number = lab.state["number"] + 1
+    lab.set_state({"state": {**lab.state, **part, "number": number, "by": "a view"}})
+
+
+@pytest.mark.parametrize("make", LABS.values(), ids=LABS)
+def test_a_lab_says_what_it_is_has_a_figure_and_holds_plain_numbers(make):
+    lab = make()
+    before = repr(lab)
+    assert before.startswith(f"{type(lab).__name__}: ") and before.endswith("run this cell to play")
+    assert isinstance(lab.figure(), Figure)
+    assert json.loads(json.dumps(lab.traits_now(), allow_nan=False))["state"] == lab.state
+    from_page(lab)
+    assert repr(lab) == before, "the stored line does not change while somebody plays"
+
+
+def test_python_sets_and_reads_what_the_mouse_does():
+    lab = MatchingLab("greedy fails")
+    assert lab.assignment.optimal == [(0, 0), (1, 1)]
+    lab.predictions = lab.predictions.flip(0)
+    assert lab.assignment.optimal == [(0, 1), (1, 0)] and lab.state["by"] == "python"
+    lab.weights = matching.Weights(0, 0, 0)
+    assert lab.assignment.optimal_total == 0
+    lab.preset = "more objects than queries"
+    assert len(lab.predictions) == 3 and len(lab.target["labels"]) == 4 and lab.weights == matching.Weights()
+    lab.step = len(lab.steps) - 1
+    assert dict(lab.assignment.optimal) == lab.steps[lab.step].matching
+    from_page(lab, boxes=lab.predictions.flip(0).tolist(), step=None)
+    assert lab.step is None and lab.heard == lab.state["number"] and lab.trouble == ""
+    lab.target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    assert lab.preset is None and lab.assignment.optimal == [] and lab.losses.total > 0
+
+
+def test_boxlab_measures_what_is_set():
+    lab = BoxLab((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5))
+    assert lab.measures.iou == 1
+    lab.a = torch.tensor([0.0, 0, 0.25, 0.5])
+    lab.measure = "L1"
+    assert lab.measures.iou == pytest.approx(0.5) and lab.measure == "L1"
+    from_page(lab, b=[0.5, 0.5, 1.0, 1.0])
+    assert lab.b == [0.5, 0.5, 1.0, 1.0] and lab.measures.iou == 0
+
+
+def test_explorers_answer_for_what_is_set():
+    positions = PositionExplorer()
+    positions.kind, positions.cell = "none", (0, 0)
+    assert positions.similarity.lowest == 1
+    positions.kind, positions.way, positions.temperature = "sine", "one sequence", 20
+    assert positions.similarity.map.shape == positions.size and positions.similarity.map[0, 0] == pytest.approx(1)
+    attention = explorer()
+    assert attention.view.share_in_box == pytest.approx(19 * 18 / (24 * 32), abs=1e-4)
+    attention.token, attention.head = (2, 3), 1
+    assert attention.layer == 1 and attention.view.entropy_bits == pytest.approx(np.log2(12), abs=1e-5)
+    attention.pick = 0
+    assert attention.token is None
+    run = timeline()
+    run.index = 1
+    assert run.frame.changed.tolist() == [True] and run.instability.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "set_it, message",
+    [
+        (lambda: BoxLab((0.5, 0.5, 0.2, 0.2)), "its right lower corner comes first"),
+        (lambda: BoxLab((0, 0, float("nan"), 1)), "box a holds nan"),
+        (lambda: BoxLab((0, 0, 1)), r"shape \(3,\)"),
+        (lambda: BoxLab(measure="DIoU"), "wanted one of IoU, GIoU, L1"),
+        (lambda: MatchingLab("nothing"), "no preset 'nothing': greedy fails"),
+        (lambda: setattr(MatchingLab(), "predictions", torch.zeros(2, 3)), "wanted rows of 4 numbers"),
+        (lambda: setattr(MatchingLab(), "predictions", torch.zeros(3, 4)), "3 predictions and 2 rows"),
+        (lambda: setattr(MatchingLab(), "probabilities", -torch.ones(2, 21)), "of prediction 0 are negative"),
+        (lambda: setattr(MatchingLab(), "predictions", torch.full((2, 4), torch.inf)), "predictions holds inf"),
+        (lambda: setattr(MatchingLab(), "target", {"boxes": torch.rand(1, 4), "labels": [20]}), r"labels \[20\]"),
+        (lambda: setattr(MatchingLab(), "step", 99), r"step 99, wanted 0\.\."),
+        (lambda: MatchingLab(target={"boxes": [], "labels": []}), "wants predictions"),
+        (lambda: PositionExplorer("cosine"), "kind 'cosine', wanted one of sine"),
+        (lambda: PositionExplorer(size=(40, 40)), "wanted 1 to 256"),
+        (lambda: PositionExplorer(cell=(10, 0)), r"cell \(10, 0\) outside the grid of 10 rows"),
+        (lambda: setattr(explorer(), "layer", 3), r"layer 3, wanted 0\.\.2"),
+        (lambda: setattr(explorer(), "token", (3, 0)), "outside a feature map of 3 x 4"),
+        (lambda: setattr(timeline(), "index", 3), r"index 3, wanted 0\.\.2"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(set_it, message):
+    with pytest.raises(ValueError, match=message):
+        set_it()
+
+
+def test_a_page_that_sends_nonsense_gets_the_reason_and_python_keeps_its_state():
+    lab = MatchingLab()
+    before = lab.predictions
+    from_page(lab, boxes=[[0.5, 0.5, None, 0.1]] * 2)
+    assert "Python refuses this" in lab.trouble and torch.equal(lab.predictions, before)
+    assert lab.heard == lab.state["number"], "answered, so that the page goes on"
+    from_page(lab, boxes=before.flip(0).tolist())
+    assert lab.trouble == "" and torch.equal(lab.predictions, before.flip(0))
+
+
+def test_a_function_of_the_reader_is_called_and_its_error_is_shown():
+    lab, seen = BoxLab(), []
+    lab.on_change(lambda: seen.append(lab.a))
+    from_page(lab, a=[0.0, 0.0, 0.1, 0.1])
+    assert seen == [[0.0, 0.0, 0.1, 0.1]]
+    lab.on_change(lambda: seen[99])
+    from_page(lab, a=[0.0, 0.0, 0.2, 0.2])
+    assert "IndexError" in lab.trouble and lab.a == [0.0, 0.0, 0.2, 0.2] and len(seen) == 2
+
+
+def test_messages_stay_small():
+    """Pictures, presets and maps go once; a drag sends what has changed hands only."""
+    sizes = {name: len(json.dumps(make().state)) for name, make in LABS.items()}
+    assert max(sizes.values()) < 3000, sizes
+    assert tuple(MatchingLab().names) == Toybox.names

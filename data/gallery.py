@@ -141,21 +141,17 @@ def ship(out: Path) -> None:
     facts = {}
     for name, seed in order():
         folder = out / f"{name}-{seed}"
-        steps, evaluations = read_log(folder)
+        steps, _ = read_log(folder)
         if not steps or steps[-1]["step"] < RUNS[name].steps:
             raise RuntimeError(f"{folder} is not finished: run this without --ship first")
-        records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        kept = [thinned(record) for record in records if "loss" not in record or record["step"] % EVERY == 0]
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{name}-{seed}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+        ship_log(folder, RESULTS / f"{name}-{seed}.jsonl")
         facts[f"{name}-{seed}"] = {
             "start": None if RUNS[name].scratch else START,
             "settings": list(RUNS[name].settings),
             "spoil": RUNS[name].spoil,
             "seed": seed,
             "steps": RUNS[name].steps,
-            "minutes": round(evaluations[-1]["seconds_in_all"] / 60, 1),
-            "date": date.fromtimestamp((folder / "last.safetensors").stat().st_mtime).isoformat(),
+            **when(folder),
         }
     head = {
         "command": "python data/gallery.py",
@@ -164,6 +160,20 @@ def ship(out: Path) -> None:
         "runs": facts,
     }
     (RESULTS / "runs.json").write_text(json.dumps(head, indent=1) + "\n")
+
+
+def ship_log(folder: Path, file: Path) -> None:
+    """Writes a run's log to `file`: every step in EVERY, and all that is no step."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [thinned(record) for record in records if "loss" not in record or record["step"] % EVERY == 0]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+
+def when(folder: Path) -> dict:
+    """A run's minutes, and the day of its last save; going on with a finished run touches its log."""
+    day = date.fromtimestamp((folder / "last.safetensors").stat().st_mtime)
+    return {"minutes": round(read_log(folder)[1][-1]["seconds_in_all"] / 60, 1), "date": day.isoformat()}
 
 
 def thinned(record: dict) -> dict:

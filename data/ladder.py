@@ -8,12 +8,10 @@ and all evaluations) and runs.json: command, device, and of each rung its seed, 
 
 import argparse
 import json
-from datetime import date
 from pathlib import Path
 
-from gallery import WATCHED, thinned
+from gallery import WATCHED, ship_log, when
 from records import device
-from ship import EVERY
 
 from detr_mini import commands
 from detr_mini.datasets.toybox import Toybox
@@ -58,19 +56,14 @@ def train(name: str, out: Path, steps: int | None = None) -> Path:
 def ship(out: Path, results: Path) -> None:
     """Copies thinned logs of the rungs to `results`, and says of each what it was."""
     facts = {}
-    results.mkdir(parents=True, exist_ok=True)
     for name, (images, _) in RUNGS.items():
         folder = out / name
-        steps, evaluations = read_log(folder)
-        records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        kept = [thinned(record) for record in records if "loss" not in record or record["step"] % EVERY == 0]
-        (results / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+        ship_log(folder, results / f"{name}.jsonl")
         facts[name] = {
             "images": images,
             "seed": SEED,
-            "steps": steps[-1]["step"],
-            "minutes": round(evaluations[-1]["seconds_in_all"] / 60, 1),
-            "date": date.fromtimestamp((folder / "log.jsonl").stat().st_mtime).isoformat(),
+            "steps": read_log(folder)[0][-1]["step"],
+            **when(folder),
         }
     head = {"command": "python data/ladder.py", "device": device(), "runs": facts}
     (results / "runs.json").write_text(json.dumps(head, indent=1) + "\n")

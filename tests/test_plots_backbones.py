@@ -1,9 +1,9 @@
 """Figures of notebook 06 show what they were given, stay within their frame, and leave nothing in pyplot."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from figures import readable
 from matplotlib.patches import Rectangle
 
 from detr_mini.plots import backbones as plots
@@ -12,17 +12,6 @@ pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
 
 IMAGES = [torch.full((3, 20, 30), 90, dtype=torch.uint8), torch.full((3, 30, 20), 200, dtype=torch.uint8)]
 BOXES = [torch.tensor([[2.0, 3.0, 12.0, 15.0]]), torch.zeros(0, 4)]
-
-
-def readable(figure) -> bool:
-    """Whether all titles and labels lie within the figure and no type is below 8 pt."""
-    renderer = figure.canvas.get_renderer()
-    figure.canvas.draw()
-    words = [w for axes in figure.axes for w in (axes.title, axes.xaxis.label, axes.yaxis.label) if w.get_text()]
-    places = [word.get_window_extent(renderer) for word in words]
-    box = figure.bbox
-    inside = all(p.x0 >= -1 and p.y0 >= -1 and p.x1 <= box.width + 1 and p.y1 <= box.height + 1 for p in places)
-    return inside and min(t.get_fontsize() for t in figure.findobj(plt.Text) if t.get_text()) >= 8
 
 
 def test_reach_by_hand():

@@ -1,24 +1,14 @@
 """Figures of notebook 13 show what they were given, stay within their frame, and leave nothing in pyplot."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from figures import readable
 
 from detr_mini.plots import photographs as plots
+from detr_mini.plots import style
 
 pytestmark = pytest.mark.usefixtures("no_figure_is_left_in_pyplot")
-
-
-def readable(figure) -> bool:
-    """Whether all titles and labels lie within the figure and no type is below 8 pt."""
-    renderer = figure.canvas.get_renderer()
-    figure.canvas.draw()
-    words = [w for axes in figure.axes for w in (axes.title, axes.xaxis.label, axes.yaxis.label) if w.get_text()]
-    places = [word.get_window_extent(renderer) for word in words]
-    box = figure.bbox
-    inside = all(p.x0 >= -1 and p.y0 >= -1 and p.x1 <= box.width + 1 and p.y1 <= box.height + 1 for p in places)
-    return inside and min(t.get_fontsize() for t in figure.findobj(plt.Text) if t.get_text()) >= 8
 
 
 def kinds(boxes, labels, true_boxes, true_labels):
@@ -46,8 +36,8 @@ def test_of_two_objects_that_overlap_each_takes_its_own():
 
 
 def test_smoothed_by_hand():
-    assert plots.smoothed([2.0, 4.0, 6.0, 8.0], 2).tolist() == [2, 3, 5, 7]
-    assert plots.smoothed([1.0, 3.0], 10).tolist() == [1, 2]
+    assert style.running_mean([2.0, 4.0, 6.0, 8.0], 2).tolist() == [2, 3, 5, 7]
+    assert style.running_mean([1.0, 3.0], 10).tolist() == [1, 2]
 
 
 LOG = [{"step": 20 * i, "loss": 30.0 / i} for i in range(1, 9)]

@@ -73,10 +73,10 @@ def test_a_gallery_has_a_list_of_seeds_for_each_name(tmp_path):
 
 
 def test_smooth_by_hand_equals_a_loop():
-    assert plots.smooth(np.array([1.0, 3.0, 5.0, 9.0]), 2).tolist() == [1, 2, 4, 7]
+    assert style.running_mean(np.array([1.0, 3.0, 5.0, 9.0]), 2).tolist() == [1, 2, 4, 7]
     values = np.random.default_rng(0).normal(size=50)
     slow = [values[max(0, i - 6) : i + 1].mean() for i in range(50)]
-    np.testing.assert_allclose(plots.smooth(values, 7), slow, atol=1e-12)
+    np.testing.assert_allclose(style.running_mean(values, 7), slow, atol=1e-12)
 
 
 def test_sure_needs_all_on_one_side():

@@ -18,6 +18,7 @@ from detr_mini.plots import style
 # Q queries · T true boxes · K classes
 HATCHES = ("", "////", "....", "xxxx", "++++", "oooo")  # one for each object, so that colour is not the only sign
 DASHES = ("-", "--", ":")
+WINDOW = 25  # logged points in the mean of a curve
 
 
 @dataclass(frozen=True)
@@ -309,14 +310,14 @@ def log_figure(records: Sequence[Mapping], mean_objects: float) -> Figure:
     for column, (title, label) in enumerate(zip(titles, labels, strict=True)):
         axes = figure.add_axes((0.065 + 0.327 * column, 0.16, 0.265, 0.71))
         if column == 2:
-            parts = _smooth(np.array([record["label"] for record in records]))  # (N, L)
+            parts = style.running_mean([record["label"] for record in records], WINDOW)  # (N, L)
             for layer, dash in enumerate((":", "--", "-")[-parts.shape[1] :]):
                 axes.plot(steps, parts[:, layer], dash, color=style.INK, linewidth=1.5, label=f"layer {layer + 1}")
             _legend(axes, None, loc="upper right")
         else:
             values = np.array([record[("class_error", "cardinality")[column]] for record in records])
             axes.plot(steps, values, ".", color=style.QUERY, markersize=2, alpha=0.3)
-            axes.plot(steps, _smooth(values[:, None])[:, 0], color=style.QUERY, linewidth=1.8)
+            axes.plot(steps, style.running_mean(values, WINDOW), color=style.QUERY, linewidth=1.8)
         if column == 1:
             axes.axhline(mean_objects, color=style.OBJECT, linestyle="--", linewidth=1.8)
             axes.text(steps[-1], mean_objects * 1.03, "every query silent", fontsize=8.5, ha="right", color="#8A5F00")
@@ -332,13 +333,6 @@ def log_figure(records: Sequence[Mapping], mean_objects: float) -> Figure:
 
 def _share(weight: float, ratio: np.ndarray) -> np.ndarray:
     return weight * (ratio - 1) / (weight * (ratio - 1) + 1)
-
-
-def _smooth(values: np.ndarray, width: int = 25) -> np.ndarray:
-    """The running mean down the rows (N, C), over fewer where there are fewer."""
-    total = np.cumsum(np.vstack([np.zeros((1, values.shape[1])), values]), axis=0)
-    first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
-    return (total[1:] - total[first]) / (np.arange(1, len(values) + 1) - first)[:, None]
 
 
 def _stretches(values: np.ndarray) -> list[tuple[int, int, int]]:

@@ -46,27 +46,21 @@ def kinds(
     return said, found
 
 
-def smoothed(values: Sequence[float], width: int) -> np.ndarray:
-    """The mean of each value with the `width` - 1 before it, fewer at the start."""
-    sums = np.cumsum(np.insert(np.asarray(values, dtype=float), 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
-
-
 def tuning_figure(live: Sequence[float] | None, log: Sequence[Mapping], evals: Sequence[Mapping], title: str) -> Figure:
     """Draw the loss of a short live run (by step, or None), a stored run's loss, and its AP on validation images."""
     figure, (first, second, third) = style.row(3, 3.0, bottom=0.55, top=0.75, left=0.6, gap=0.6)
     if live:
         first.plot(range(1, len(live) + 1), live, color="#9ecae1", linewidth=1, label="each step")
-        first.plot(range(1, len(live) + 1), smoothed(live, 10), color=style.QUERY, linewidth=2, label="mean of ten")
+        first.plot(
+            range(1, len(live) + 1), style.running_mean(live, 10), color=style.QUERY, linewidth=2, label="mean of ten"
+        )
         first.legend(fontsize=8, frameon=False)
     else:
         first.text(0.5, 0.5, "needs the photographs", ha="center", va="center", fontsize=9, transform=first.transAxes)
     first.set_title(f"live, {len(live) if live else 0} steps", fontsize=10)
     steps = [record["step"] for record in log]
     second.plot(steps, [record["loss"] for record in log], color="#9ecae1", linewidth=1)
-    second.plot(steps, smoothed([record["loss"] for record in log], 5), color=style.QUERY, linewidth=2)
+    second.plot(steps, style.running_mean([record["loss"] for record in log], 5), color=style.QUERY, linewidth=2)
     second.set_title(f"the shipped run, {evals[-1]['step']:,} steps", fontsize=10)
     steps = [record["step"] for record in evals]
     for key, name, (dash, marker, colour) in zip(("ap50", "ap"), ("AP50", "AP"), LOOKS, strict=False):
@@ -90,7 +84,7 @@ def freezing_figure(runs: Mapping[str, Mapping], title: str, width: int = 30) ->
     figure, (left, right) = style.row(2, 3.0, bottom=0.55, top=0.5, left=0.6, gap=1.9)
     for (name, run), (dash, _, colour) in zip(runs.items(), LOOKS, strict=False):
         steps, losses = zip(*run["losses"], strict=True)
-        left.plot(steps, smoothed(losses, width), dash, color=colour, linewidth=2, label=name)
+        left.plot(steps, style.running_mean(losses, width), dash, color=colour, linewidth=2, label=name)
     left.set_xlabel("step", fontsize=9)
     left.set_ylabel(f"loss in training (mean of {width} steps)", fontsize=9)
     left.legend(fontsize=8, frameon=False)

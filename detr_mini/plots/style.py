@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -45,6 +46,15 @@ def row(
     lefts = [left + index * (wide + gap) for index in range(count)]
     places = [(x / PAGE_IN, bottom / height_in, wide / PAGE_IN, 1 - (bottom + top) / height_in) for x in lefts]
     return figure, [figure.add_axes(place) for place in places]
+
+
+def running_mean(values: Sequence | np.ndarray, width: int) -> np.ndarray:
+    """The mean of each row (N, ...) with the `width` - 1 before it, over fewer at the beginning."""
+    values = np.asarray(values, dtype=float)
+    total = np.cumsum(np.concatenate([np.zeros((1, *values.shape[1:])), values]), axis=0)
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - width, 0)
+    return (total[last] - total[first]) / (last - first).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def tidy(axes: Axes) -> None:

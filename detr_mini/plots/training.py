@@ -115,14 +115,6 @@ def unlabelled(logs: Mapping[str, Sequence[Log]], letters: str = "ABC") -> dict[
     return dict(zip(letters, random.Random(1).sample(silent, len(letters)), strict=True))
 
 
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Each value with the `width - 1` before it averaged, fewer at the beginning."""
-    total = np.cumsum(np.concatenate([[0.0], values]))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - width, 0)
-    return (total[last] - total[first]) / (last - first)
-
-
 def sure(healthy: Sequence[float], broken: Sequence[float]) -> str:
     """ "lower" or "higher" if all the broken values lie on one side of all the healthy ones, else "overlap"."""
     if max(broken) < min(healthy):
@@ -231,7 +223,9 @@ def layers_figure(log: Log, title: str, width: int = 5) -> Figure:
     for axes, (part, name) in zip(panels[0], PARTS.items(), strict=True):
         values = getattr(log, part)
         for layer in range(values.shape[1]):
-            axes.plot(log.step, smooth(values[:, layer], width), DASHES[layer % 4], color=HEALTHY, linewidth=1.4)
+            axes.plot(
+                log.step, style.running_mean(values[:, layer], width), DASHES[layer % 4], color=HEALTHY, linewidth=1.4
+            )
         axes.set_title(name, fontsize=9.5, color=style.INK)
         axes.set_ylim(0)
     last = values.shape[1] - 1
@@ -241,7 +235,7 @@ def layers_figure(log: Log, title: str, width: int = 5) -> Figure:
         steps, values = log.curve(what)
         if what != "ap50":
             axes.plot(steps, values, ".", color=HEALTHY, markersize=3, alpha=0.3)
-            values = smooth(values, width)
+            values = style.running_mean(values, width)
         axes.plot(steps, values, "-o" if what == "ap50" else "-", color=HEALTHY, markersize=4, linewidth=1.4)
         axes.set_title(UNITS[what], fontsize=9.5, color=style.INK)
         axes.set_ylim(0)
@@ -309,10 +303,12 @@ def band_figure(healthy: Sequence[Log], long: Log, title: str) -> Figure:
         first.fill_between(x, low, high, color=style.UNMATCHED, alpha=0.3, linewidth=0)
         for log, dash in zip(healthy, DASHES, strict=False):
             steps, values = log.curve(what)
-            first.plot(steps, smooth(values, 5 if what == "loss" else 1), dash, color=HEALTHY, linewidth=1.1)
+            first.plot(
+                steps, style.running_mean(values, 5 if what == "loss" else 1), dash, color=HEALTHY, linewidth=1.1
+            )
         steps, values = long.curve(what)
         second = panels[row, 1]
-        second.plot(steps, smooth(values, 5 if what == "loss" else 1), color=style.QUERY, linewidth=1.2)
+        second.plot(steps, style.running_mean(values, 5 if what == "loss" else 1), color=style.QUERY, linewidth=1.2)
         for axes, last in ((first, healthy[0].step[-1]), (second, long.step[-1])):
             axes.set(xlim=(0, last), ylim=(0, 55 if what == "loss" else 1))
             style.tidy(axes)
@@ -348,14 +344,16 @@ def gallery_figure(
             for log, colour, dash in [*((h, HEALTHY, "-") for h in healthy), *((b, BROKEN, "--") for b in logs)]:
                 steps, values = log.curve(what)
                 point = "o" if what in ("ap50", "said") else ""
-                values = values if point else smooth(values, width)
+                values = values if point else style.running_mean(values, width)
                 axes.plot(steps, values, dash, marker=point, markersize=2.5, color=colour, linewidth=1.3)
                 if layers and what in PARTS:
-                    axes.plot(steps, smooth(getattr(log, what)[:, 0], width), ":", color=colour, linewidth=1)
+                    axes.plot(
+                        steps, style.running_mean(getattr(log, what)[:, 0], width), ":", color=colour, linewidth=1
+                    )
             _row_axes(axes, what, limits, column, row == len(rows) - 1, logs[0].step[-1])
     some = [log for logs in (healthy, *runs.values()) for log in logs]
     for row, what in enumerate(rows):
-        top = limits.get(what, max(float(smooth(log.curve(what)[1], width).max()) for log in some) * 1.05)
+        top = limits.get(what, max(float(style.running_mean(log.curve(what)[1], width).max()) for log in some) * 1.05)
         for axes in panels[row]:
             axes.set_ylim(0, top)
     figure.legend(
@@ -452,7 +450,7 @@ def _band(logs: Sequence[Log], what: str, width: int) -> tuple[np.ndarray, np.nd
     curves = [log.curve(what) for log in logs]
     if any(not np.array_equal(steps, x) for x, _ in curves):
         raise ValueError(f"{[len(x) for x, _ in curves]} points of {what}: a band needs runs of one length")
-    values = np.array([smooth(y, width if what not in ("ap50", "said") else 1) for _, y in curves])
+    values = np.array([style.running_mean(y, width if what not in ("ap50", "said") else 1) for _, y in curves])
     return steps, values.min(0), values.max(0)
 
 

@@ -53,7 +53,7 @@ function buildAttentionExplorer(root, line, { guarded, redraw }) {
   }, guarded);
   svg.addEventListener("pointerdown", guarded((event) => {
     if (line.state.token !== null) return;
-    const matrix = svg.getScreenCTM(), x = ((event.clientX - matrix.e) / matrix.a) * unit, y = ((event.clientY - matrix.f) / matrix.d) * unit;
+    const [x, y] = placeOn(svg, event).map((share) => share * unit);
     const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
     const hit = given.found.map((one, i) => [one, i]).filter(([{ box: [x1, y1, x2, y2] }]) => x >= x1 && x <= x2 && y >= y1 && y <= y2);
     if (hit.length) change({ pick: hit.reduce((a, b) => (area(b[0]) < area(a[0]) ? b : a))[1] });

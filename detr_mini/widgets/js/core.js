@@ -29,6 +29,12 @@ export function pool(parent, count, makeOne) {
   return [...parent.children];
 }
 
+// Where on a picture a pointer is, in the picture's own unit.
+export function placeOn(svg, { clientX, clientY }) {
+  const matrix = svg.getScreenCTM();
+  return [(clientX - matrix.e) / matrix.a, (clientY - matrix.f) / matrix.d];
+}
+
 export function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }

@@ -28,8 +28,7 @@ function cellMark(svg) {
 // Calls `chosen(row, column)` for pointing and for arrow keys; `now()` tells where the keys start from.
 function pointable(svg, size, extent, now, chosen, guarded, hover = false) {
   const place = (event) => {
-    const matrix = svg.getScreenCTM(), [rows, columns] = size(), [width, height] = extent();
-    const [x, y] = [(event.clientX - matrix.e) / matrix.a, (event.clientY - matrix.f) / matrix.d];
+    const [x, y] = placeOn(svg, event), [rows, columns] = size(), [width, height] = extent();
     if (x < 0 || y < 0 || x > width || y > height) return;
     chosen(Math.min(Math.floor((y / height) * rows), rows - 1), Math.min(Math.floor((x / width) * columns), columns - 1));
   };

@@ -52,14 +52,9 @@ export class Stage {
     });
   }
 
-  place(event) {
-    const matrix = this.svg.getScreenCTM();
-    return [(event.clientX - matrix.e) / matrix.a, (event.clientY - matrix.f) / matrix.d];
-  }
-
   press(event) {
     if (event.button > 0) return;
-    const [x, y] = this.place(event), grip = event.pointerType === "touch" ? GRIP_TOUCH : GRIP;
+    const [x, y] = placeOn(this.svg, event), grip = event.pointerType === "touch" ? GRIP_TOUCH : GRIP;
     const knob = [...this.handles.children].findIndex(
       (node) => Math.hypot(node.getAttribute("cx") - x, node.getAttribute("cy") - y) < grip,
     );
@@ -78,7 +73,7 @@ export class Stage {
 
   drag(event) {
     if (!this.held || event.pointerId !== this.held.pointer) return;
-    const { index, fixed, offset } = this.held, [px, py] = this.place(event);
+    const { index, fixed, offset } = this.held, [px, py] = placeOn(this.svg, event);
     const [x, y] = [clamp(px + offset[0], 0, 1), clamp(py + offset[1], 0, 1)], [, , w, h] = this.items[index].box;
     if (!fixed) return this.say.moved(index, [x, y, w, h]);
     const side = (at, anchor) => {

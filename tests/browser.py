@@ -50,3 +50,39 @@ def tab(browser, **options) -> Iterator:
     yield page
     context.close()
     assert not errors, errors
+
+
+def state(page) -> dict:
+    """What the page told the model: after two frames every change has been sent."""
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+    )
+    return page.evaluate("document.getElementById('widget').model.get('state')")
+
+
+def on_screen(page, x: float, y: float) -> tuple[float, float]:
+    """Pixels of the page for a place in the picture, 0..1."""
+    return tuple(
+        page.evaluate(
+            "([x, y]) => { const m = document.querySelector('svg.stage').getScreenCTM();"
+            " return [x * m.a + m.e, y * m.d + m.f]; }",
+            [x, y],
+        )
+    )
+
+
+def drag(page, start, end, steps=8) -> None:
+    page.mouse.move(*on_screen(page, *start))
+    page.mouse.down()
+    page.mouse.move(*on_screen(page, *end), steps=steps)
+    page.mouse.up()
+
+
+def touch_drag(page, start, end) -> None:
+    touch = page.context.new_cdp_session(page)
+    (x1, y1), (x2, y2) = on_screen(page, *start), on_screen(page, *end)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x1, "y": y1}]})
+    for part in (0.25, 0.5, 0.75, 1):
+        point = {"x": x1 + part * (x2 - x1), "y": y1 + part * (y2 - y1)}
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})

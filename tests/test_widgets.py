@@ -43,9 +43,9 @@ LABS = {
 
 
 def from_page(lab, **part) -> None:
-    """As a page does it: a state with the next number and a view's name."""
+    """As a page does it: the state as it last saw it, with what was touched, a number and the view's name."""
     number = lab.state["number"] + 1
-    lab.set_state({"state": {**lab.state, **part, "number": number, "by": "a view"}})
+    lab.set_state({"state": {**lab.state, **part, "number": number, "by": "a view", "touched": list(part)}})
 
 
 @pytest.mark.parametrize("make", LABS.values(), ids=LABS)
@@ -71,7 +71,7 @@ def test_python_sets_and_reads_what_the_mouse_does():
     lab.step = len(lab.steps) - 1
     assert dict(lab.assignment.optimal) == lab.steps[lab.step].matching
     from_page(lab, boxes=lab.predictions.flip(0).tolist(), step=None)
-    assert lab.step is None and lab.heard == lab.state["number"] and lab.trouble == ""
+    assert lab.step is None and lab.heard == "a view 5" and lab.trouble == ""
     lab.target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     assert lab.preset is None and lab.assignment.optimal == [] and lab.losses.total > 0
 
@@ -136,7 +136,8 @@ def test_a_page_that_sends_nonsense_gets_the_reason_and_python_keeps_its_state()
     before = lab.predictions
     from_page(lab, boxes=[[0.5, 0.5, None, 0.1]] * 2)
     assert "Python refuses this" in lab.trouble and torch.equal(lab.predictions, before)
-    assert lab.heard == lab.state["number"], "answered, so that the page goes on"
+    assert lab.heard == "a view 1", "answered, so that the page goes on"
+    assert lab.state["by"] == "python" and lab.state["boxes"] == before.tolist(), "the page gets the good state back"
     from_page(lab, boxes=before.flip(0).tolist())
     assert lab.trouble == "" and torch.equal(lab.predictions, before.flip(0))
 
@@ -149,6 +150,33 @@ def test_a_function_of_the_reader_is_called_and_its_error_is_shown():
     lab.on_change(lambda: seen[99])
     from_page(lab, a=[0.0, 0.0, 0.2, 0.2])
     assert "IndexError" in lab.trouble and lab.a == [0.0, 0.0, 0.2, 0.2] and len(seen) == 2
+
+
+def test_a_message_made_before_pythons_last_change_does_not_undo_it():
+    lab = BoxLab((0.1, 0.1, 0.4, 0.4), (0.6, 0.6, 0.9, 0.9))
+    page = lab.state
+    lab.b = (0.5, 0.5, 0.9, 0.9)
+    sent = {**page, "a": [0.2, 0.1, 0.5, 0.4], "number": 7, "by": "a view", "touched": ["a"]}
+    lab.set_state({"state": sent})
+    assert lab.a == [0.2, 0.1, 0.5, 0.4] and lab.b == [0.5, 0.5, 0.9, 0.9]
+    assert lab.state["by"] == "python" and lab.state["a"] == lab.a and lab.state["b"] == lab.b, "the page is told"
+    number = lab.state["number"]
+    lab.set_state({"state": {**lab.state, "a": [0.0, 0.1, 0.5, 0.4], "by": "a view", "touched": ["a"]}})
+    assert lab.state["by"] == "a view" and lab._good["number"] == number, "nothing to tell a page that knew all"
+
+
+def test_a_function_that_changes_the_widget_is_not_called_by_its_own_change():
+    lab, calls = BoxLab(), []
+
+    def snap() -> None:
+        calls.append(lab.a)
+        lab.a = [round(8 * side) / 8 for side in lab.a]
+
+    lab.on_change(snap)
+    from_page(lab, a=[0.13, 0.1, 0.49, 0.4])
+    assert len(calls) == 1 and lab.a == [0.125, 0.125, 0.5, 0.375] and lab.trouble == ""
+    lab.a = (0.26, 0.25, 0.5, 0.5)
+    assert len(calls) == 2 and lab.a[0] == 0.25
 
 
 def test_messages_stay_small():

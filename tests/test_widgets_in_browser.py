@@ -1,100 +1,16 @@
 """Each widget on a page of its own, in a real browser: mouse, touch, keys, themes, small screens, odd input."""
 
-import json
-from pathlib import Path
-
 import browser
 import nbformat
 import normalise_notebooks
 import numpy as np
 import pytest
 import torch
+from browser import drag, on_screen, state, touch_drag
 
-from detr_mini import checkpoints
-from detr_mini.boxes import area
-from detr_mini.datasets.toybox import Toybox, ToyboxConfig
-from detr_mini.detection import Detections, detect
-from detr_mini.detr import Attention
-from detr_mini.plots import boxes as box_plots
-from detr_mini.widgets import (
-    AssignmentTimeline,
-    AttentionExplorer,
-    BoxLab,
-    MatchingLab,
-    PositionExplorer,
-    attention_explorer,
-)
-
-ROOT = Path(__file__).resolve().parent.parent
+from detr_mini.widgets import BoxLab, MatchingLab
 
 IDENTITY = ("steps.at(-1).matching", "cost.slice(0, cost[0].length).map((_, i) => [i, i])")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.started() as running:
-        yield running
-
-
-@pytest.fixture
-def open_lab(chromium, tmp_path):
-    """Opens a widget's own page; `change` replaces a piece of its module."""
-    opened = []
-
-    def open_(lab, change=None, **options):
-        html = lab.page()
-        if change:
-            right, wrong = (json.dumps(text)[1:-1] for text in change)
-            assert html.count(right) >= 1, "not in the module"
-            html = html.replace(right, wrong)
-        path = tmp_path / f"{len(opened)}.html"
-        path.write_text(html, encoding="utf-8")
-        held = browser.tab(chromium, **{"viewport": {"width": 1000, "height": 800}, **options})
-        page = held.__enter__()
-        opened.append(held)
-        page.goto(path.as_uri())
-        page.wait_for_selector(".detr-mini[data-theme]")
-        return page
-
-    yield open_
-    for held in opened:
-        held.__exit__(None, None, None)
-
-
-def state(page) -> dict:
-    """What the page told the model: after two frames every change has been sent."""
-    page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-    )
-    return page.evaluate("document.getElementById('widget').model.get('state')")
-
-
-def on_screen(page, x: float, y: float) -> tuple[float, float]:
-    """Pixels of the page for a place in the picture, 0..1."""
-    return tuple(
-        page.evaluate(
-            "([x, y]) => { const m = document.querySelector('svg.stage').getScreenCTM();"
-            " return [x * m.a + m.e, y * m.d + m.f]; }",
-            [x, y],
-        )
-    )
-
-
-def drag(page, start, end, steps=8) -> None:
-    page.mouse.move(*on_screen(page, *start))
-    page.mouse.down()
-    page.mouse.move(*on_screen(page, *end), steps=steps)
-    page.mouse.up()
-
-
-def touch_drag(page, start, end) -> None:
-    touch = page.context.new_cdp_session(page)
-    (x1, y1), (x2, y2) = on_screen(page, *start), on_screen(page, *end)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x1, "y": y1}]})
-    for part in (0.25, 0.5, 0.75, 1):
-        point = {"x": x1 + part * (x2 - x1), "y": y1 + part * (y2 - y1)}
-        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def shown_pairs(page) -> list[tuple[int, int]]:
@@ -214,32 +130,14 @@ def test_the_stepper_goes_forward_back_and_plays(open_lab):
     assert state(page)["step"] is None and shown_pairs(page) == lab.assignment.optimal
 
 
-def test_boxlab_drags_and_shows_pythons_numbers(open_lab):
-    lab = BoxLab()
-    page = open_lab(lab)
-    drag(page, (0.25, 0.3), (0.55, 0.45))
-    page.focus(".stage .box.object")
-    page.keyboard.press("ArrowRight")
-    now = state(page)
-    assert now["a"][0] == pytest.approx(lab.a[0] + 0.3, abs=0.01) and now["b"][0] == pytest.approx(lab.b[0] + 1 / 64)
-    wanted = box_plots.measures(now["a"], now["b"])
-    values = [float(text) for text in page.locator(".card output").all_inner_texts()]
-    assert values == pytest.approx([wanted.iou, wanted.giou, wanted.l1], abs=6e-4)
-    for name, arrows in (("L1", 4), ("GIoU", None), ("IoU", None)):
-        page.get_by_label("arrows of").select_option(name)
-        count = page.locator(".arrows .pull").count()
-        assert count == arrows if arrows else 1 <= count <= 4
-    drag(page, (now["a"][0] + 0.02, now["a"][1] + 0.02), (0.05, 0.05))
-    page.get_by_label("arrows of").select_option("IoU")
-    assert page.locator(".arrows .pull").count() == 0 and "asks for nothing" in page.inner_text(".cards")
-
-
 def test_at_most_one_message_is_in_flight_and_the_last_arrives(open_lab):
     page = open_lab(MatchingLab("greedy fails"))
     page.evaluate(
         """() => {
           const model = document.getElementById('widget').model;
-          window.sent = []; window.answer = () => model.set('heard', model.get('state').number);
+          const now = () => model.get('state');
+          window.sent = [];
+          window.answer = () => model.set('heard', `${now().by} ${now().number}`);
           model.save_changes = () => window.sent.push(structuredClone(model.get('state').boxes[0]));
         }"""
     )
@@ -369,160 +267,3 @@ def test_the_identity_in_a_saved_page_is_noticed(chromium, saved_page, tmp_path)
     (tmp_path / "wrong.html").write_text(html.replace(right, wrong), encoding="utf-8")
     with pytest.raises(AssertionError, match="without a kernel"):
         check_the_saved_page(chromium, tmp_path / "wrong.html")
-
-
-@pytest.fixture(scope="module")
-def toybox_scene():
-    """A scene with detections and attention maps of the shipped toybox model."""
-    model = checkpoints.load("toybox")
-    image = Toybox(ToyboxConfig(size=96, objects=(3, 6)), 10, 0, "test")[3][0]
-    [(found, attention)] = detect(model, image, 0.5, return_attention=True)
-    return image, found, attention
-
-
-@pytest.fixture(scope="module")
-def training_run():
-    """The logged run of notebook 12, one of its scenes and the scene's target."""
-    stored = json.loads((ROOT / "data" / "results" / "queries" / "timeline.json").read_text(encoding="utf-8"))
-    return stored["points"], *Toybox(split="val")[1]
-
-
-def brightest(page) -> tuple[int, int]:
-    """Row and column of the least transparent, brightest cell."""
-    return tuple(
-        page.evaluate(
-            """() => {
-              const cells = [...document.querySelectorAll('svg.map > g:first-of-type > rect')];
-              const y = cells.map((c) => c.getAttribute('y')), columns = y.filter((one) => one === y[0]).length;
-              const light = (c) => c.getAttribute('fill').match(/\\d+/g).reduce((sum, one) => sum + Number(one), 0);
-              const best = cells.reduce((a, b, i) => (light(b) > light(cells[a]) ? i : a), 0);
-              return [Math.floor(best / columns), best % columns];
-            }""".replace("\\\\\\\\", "\\\\")
-        )
-    )
-
-
-def point_at(page, x: float, y: float, click: bool = False) -> None:
-    """Moves the mouse to a place of the map, in shares of its width and height."""
-    frame = page.locator("svg.map").bounding_box()
-    move = page.mouse.click if click else page.mouse.move
-    move(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
-
-
-def test_the_position_explorer_follows_mouse_and_keys(open_lab):
-    lab = PositionExplorer(temperature=20.0, size=(10, 14))
-    page = open_lab(lab)
-    point_at(page, 2.5 / 14, 7.5 / 10)
-    assert state(page)["cell"] == [7, 2] and brightest(page) == (7, 2)
-    page.focus("svg.map")
-    for key in ("ArrowRight", "ArrowUp", "ArrowUp"):
-        page.keyboard.press(key)
-    assert state(page)["cell"] == [5, 3] and brightest(page) == (5, 3)
-    for kind, way in (("sine", "one sequence"), ("learned", "one sequence"), ("learned", "rows and columns")):
-        page.get_by_label("encoding").select_option(kind)
-        page.get_by_label("of", exact=True).select_option(way)
-        lab.change(**{key: state(page)[key] for key in ("kind", "way", "cell", "temperature")})
-        similarity = lab.similarity
-        assert f"lowest {similarity.lowest:.2f}, spread {similarity.spread:.3f}" in page.inner_text(".totals")
-    assert page.locator(".slider").is_hidden(), "learned codes have no temperature"
-
-
-def test_the_attention_explorer_shows_detections_points_layers_and_heads(open_lab, toybox_scene):
-    image, found, attention = toybox_scene
-    lab = AttentionExplorer(image, found, attention)
-    page = open_lab(lab)
-    smallest = int(area(found.boxes_xyxy_px).argmin())
-    x1, y1, x2, y2 = found.boxes_xyxy_px[smallest].tolist()
-    point_at(page, (x1 + x2) / 2 / 96, (y1 + y2) / 2 / 96, click=True)
-    assert state(page)["pick"] == smallest, "the smallest box under the mouse"
-
-    def same() -> None:
-        lab.change(**{key: state(page)[key] for key in ("pick", "token", "layer", "head", "strength")})
-        text = page.inner_text(".totals")
-        assert f"{lab.view.entropy_bits:.1f} bits" in text and f"({lab.view.peak[0]}, {lab.view.peak[1]})" in text
-        assert brightest(page) == lab.view.peak
-
-    same()
-    page.get_by_label("layer 3").fill("0")
-    page.get_by_label("head", exact=True).select_option("head 2")
-    same()
-    page.focus("svg.map .box >> nth=1")
-    page.keyboard.press("Enter")
-    assert state(page)["pick"] == 1
-    same()
-    page.get_by_label("click on").select_option("points")
-    point_at(page, 3.5 / 12, 8.5 / 12, click=True)
-    assert state(page)["token"] == [8, 3]
-    same()
-    page.focus("svg.map")
-    page.keyboard.press("ArrowLeft")
-    assert state(page)["token"] == [8, 2]
-    same()
-
-
-def test_an_image_without_detections_one_head_and_one_layer(open_lab):
-    weights = torch.full((1, 1, 1, 12, 12), 1 / 12)
-    nothing = Detections(
-        torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [], torch.zeros(0, dtype=torch.int64)
-    )
-    attention = Attention(weights, torch.full((1, 1, 1, 5, 12), 1 / 12), (3, 4))
-    page = open_lab(AttentionExplorer(torch.zeros(3, 24, 32, dtype=torch.uint8), nothing, attention))
-    assert "Nothing was detected" in page.inner_text(".notes")
-    page.get_by_label("click on").select_option("points")
-    assert "3.6 bits" in page.inner_text(".totals")
-    assert page.get_by_label("head", exact=True).is_hidden() and page.locator(".slider").first.is_hidden()
-
-
-def test_an_encoder_too_large_for_a_page_is_left_out_with_a_word(open_lab, toybox_scene, monkeypatch):
-    image, found, attention = toybox_scene
-    monkeypatch.setattr(attention_explorer, "MOST_MB", 0.1)
-    lab = AttentionExplorer(image, found, attention)
-    page = open_lab(lab)
-    page.get_by_label("click on").select_option("points")
-    assert state(page)["token"] is None and "too large" in page.inner_text(".notes")
-    with pytest.raises(ValueError, match=r"more than 0\.1 MB"):
-        lab.token = (0, 0)
-
-
-def test_the_timeline_scrubs_and_plays(open_lab, training_run):
-    points, image, truth = training_run
-    lab = AssignmentTimeline(points, 2, image, truth, Toybox.names)
-    page = open_lab(lab)
-    for index in (0, 5, len(lab.frames) - 1):
-        page.locator("input[type=range]").fill(str(index))
-        assert state(page)["index"] == index
-        lab.index = index
-        frame = lab.frame
-        matched = [
-            f"o{t} {Toybox.names[label]}: q{q}"
-            for t, (label, q) in enumerate(zip(truth["labels"], frame.query, strict=True))
-        ]
-        text = page.locator(".aside .small").last.inner_text()
-        assert all(pair in text for pair in matched) and text.count("(new)") == frame.changed.sum()
-        assert page.locator(".lines .matched").count() == (frame.query >= 0).sum()
-        assert page.locator(".lines .new").count() == frame.changed.sum()
-    page.get_by_label("play the training").click()
-    page.wait_for_timeout(900)
-    page.get_by_label("play the training").click()
-    assert 1 <= state(page)["index"] <= 6, "from the end it begins anew"
-    page.locator("input[type=range]").focus()
-    before = state(page)["index"]
-    page.keyboard.press("ArrowRight")
-    assert state(page)["index"] == before + 1
-    page.get_by_label("show").select_option("all queries")
-    assert page.locator(".stage .box.query").count() == 10
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_explorers_in_both_themes_on_a_small_screen(scheme, open_lab, toybox_scene, training_run):
-    points, image, truth = training_run
-    for lab in (
-        PositionExplorer(),
-        AttentionExplorer(*toybox_scene),
-        AssignmentTimeline(points, 2, image, truth, Toybox.names),
-    ):
-        page = open_lab(lab, viewport={"width": 400, "height": 800}, color_scheme=scheme)
-        assert page.get_attribute(".detr-mini", "data-theme") == scheme
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
-        for role in ("button", "slider", "combobox"):
-            assert all(node.get_attribute("aria-label") for node in page.get_by_role(role).all())

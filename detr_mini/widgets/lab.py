@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 HERE = Path(__file__).parent
+BY_PYTHON = {"number": 0, "by": "python", "touched": []}  # of a state: who made it, and what a page changed in it
 STYLE = (HERE / "lab.css").read_text(encoding="utf-8")
 
 
@@ -49,21 +50,23 @@ class Lab(anywidget.AnyWidget):
     """A widget whose picture is computed in the page and whose numbers Python computes anew when asked.
 
     `state` holds all that can be changed, by the mouse or from Python, and travels with every change; `given` what
-    stays. A change from the page is checked by `check(state)` and, where that raises, answered with the reason in
-    `trouble`, which the widget shows.
+    stays. A message from the page names the parts that its reader `touched`: only those are taken, so that it cannot
+    undo what Python has set meanwhile. The new state is checked by `check(state)` and, where that raises, the page is
+    given back the last good one, with the reason in `trouble`, which the widget shows.
     """
 
     _css = STYLE
     state = traitlets.Dict().tag(sync=True)
     given = traitlets.Dict().tag(sync=True)
-    heard = traitlets.Int(0).tag(sync=True)
+    heard = traitlets.Unicode("").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, state: Mapping, given: Mapping):
         self._given = dict(given)
         self.check(state)
-        self._good = {**state, "number": 0, "by": "python"}
+        self._good = {**state, **BY_PYTHON}
         self._asked: list[Callable[[], None]] = []
+        self._telling = False
         super().__init__(state=self._good, given=self._given)
         self.observe(self._from_page, "state")
 
@@ -76,37 +79,51 @@ class Lab(anywidget.AnyWidget):
         raise NotImplementedError
 
     def on_change(self, work: Callable[[], None]) -> None:
-        """Calls `work()` after every change, from whichever side; what it raises is shown in the widget."""
+        """Calls `work()` after every change, from whichever side; what it raises is shown in the widget.
+
+        What `work` itself changes in the widget is shown, but does not call it again.
+        """
         self._asked.append(work)
 
     def change(self, **part) -> None:
         """Changes the state from Python; raises ValueError, and changes nothing, where the page could not show it."""
         news = {**self._good, **part}
         self.check(news)
-        self._good = {**news, "number": self._good["number"] + 1, "by": "python"}
-        self.trouble = ""
-        self.state = self._good
+        self._good, self.trouble = news, ""
+        self._publish()
         self._tell()
 
+    def _publish(self) -> None:
+        self._good = {**self._good, **BY_PYTHON, "number": self._good["number"] + 1}
+        self.state = self._good
+
     def _from_page(self, change: Mapping) -> None:
-        news = change["new"]
-        if news is self._good or news.get("by") == "python":
+        sent = change["new"]
+        if sent is self._good or sent.get("by") == "python":
             return
         try:
+            news = {**self._good, **{name: sent[name] for name in sent["touched"] if name in self._good}}
             self.check(news)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             self.trouble = f"Python refuses this: {error}"
+            self._publish()
         else:
             self._good, self.trouble = news, ""
+            if any(sent.get(name) != value for name, value in news.items() if name not in BY_PYTHON):
+                self._publish()  # the page did not know all of Python's state
             self._tell()
-        self.heard = int(news.get("number", 0))
+        self.heard = f"{sent.get('by')} {sent.get('number')}"
 
     def _tell(self) -> None:
+        if self._telling:
+            return
+        self._telling = True
         for work in self._asked:
             try:
                 work()
             except Exception as error:  # the reader's own code: a cell's traceback would go unseen
                 self.trouble = f"your function raised {type(error).__name__}: {error}"
+        self._telling = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.says()} - run this cell to play"
@@ -117,7 +134,7 @@ class Lab(anywidget.AnyWidget):
 
     def traits_now(self) -> dict:
         """What a page needs to show the widget as it is now."""
-        return {"state": self._good, "given": self._given, "heard": 0, "trouble": ""}
+        return {"state": self._good, "given": self._given, "heard": "", "trouble": ""}
 
     def page(self, title: str | None = None) -> str:
         """A page of HTML with this widget in it that works from a file, without a kernel and without a network."""
@@ -143,7 +160,7 @@ const model = {{
   set: (name, value) => {{ values[name] = value; (listeners["change:" + name] ?? []).forEach((tell) => tell()); }},
   on: (name, tell) => (listeners[name] ??= []).push(tell),
   off: (name, tell) => {{ listeners[name] = (listeners[name] ?? []).filter((one) => one !== tell); }},
-  save_changes: () => setTimeout(() => model.set("heard", values.state.number)),
+  save_changes: () => setTimeout(() => model.set("heard", `${{values.state.by}} ${{values.state.number}}`)),
 }};
 const address = URL.createObjectURL(new Blob([{source}], {{ type: "text/javascript" }}));
 const {{ default: widget }} = await import(address);

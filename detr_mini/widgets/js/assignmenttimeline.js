@@ -35,7 +35,7 @@ function buildAssignmentTimeline(root, line, { guarded, redraw }) {
   for (const [x, y, text, anchor] of [[-4, 6, "100 %", "end"], [-4, high, "0 %", "end"], [0, high + 14, `step ${given.frames[0].step}`, "start"], [wide, high + 14, `${given.frames[last].step}`, "end"]]) {
     curves.append(make("svg:text", { x, y, "text-anchor": anchor }, text));
   }
-  root.append(make("div", { class: "columns" }, make("div", {}, stage.svg), make("div", { class: "aside" },
+  root.append(make("div", { class: "columns" }, make("div", {}, stage.node), make("div", { class: "aside" },
     make("div", { class: "bar" }, play, boxes.node), make("div", { class: "sliders" }, scrub.node), told,
     make("p", { class: "small" }, "share of objects that changed hands: solid, all logged scenes; dashed, this one"), curves, list)));
   const trace = (values) => values.map((value, i) => `${i ? "L" : "M"}${((i + 1) / Math.max(last, 1)) * wide} ${high - value * high}`).join(" ");

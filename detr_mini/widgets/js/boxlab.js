@@ -26,7 +26,7 @@ function buildBoxLab(root, line, { guarded, redraw }) {
   });
   const notes = make("p", { class: "notes", "aria-live": "polite" });
   const aside = make("div", { class: "aside" }, asked.node, make("div", { class: "cards" }, ...cards.map((card) => card.node)), notes);
-  root.append(make("div", { class: "columns" }, stage.svg, aside));
+  root.append(make("div", { class: "columns" }, stage.node, aside));
 
   return () => {
     const { a, b, measure } = line.state, found = measures(a, b);

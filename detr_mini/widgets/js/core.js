@@ -68,7 +68,9 @@ function luminance([r, g, b]) {
 }
 
 // The state of a widget, shared with Python: at most one message per frame and one in flight, and the last always
-// goes. Python answers each message with its number in `heard`; a kernel that is busy or gone is asked again later.
+// goes. A message says which parts were changed here since Python last answered; Python takes those and keeps its own
+// of all others. It answers in `heard` with the view and the number of the message. A kernel that is busy or gone is
+// asked again, ever more seldom.
 const PATIENCE_MS = 3000;
 
 class Line {
@@ -77,14 +79,20 @@ class Line {
     this.view = Math.random().toString(36).slice(2);
     this.state = structuredClone(model.get("state"));
     this.given = model.get("given");
-    this.waits = this.inFlight = false;
+    this.changed = {}; // since the last message
+    this.flying = {}; // in messages that Python has not answered
+    this.inFlight = false;
+    this.sent = 0;
+    this.patience = PATIENCE_MS;
     this.onState = () => {
       const news = model.get("state");
       if (news.by === this.view) return; // our own
-      this.state = structuredClone(news);
+      this.state = { ...structuredClone(news), ...this.flying, ...this.changed };
       changed();
     };
-    this.onHeard = () => this.landed();
+    this.onHeard = () => {
+      if (model.get("heard") === `${this.view} ${this.sent}`) this.landed();
+    };
     model.on("change:state", this.onState);
     model.on("change:heard", this.onHeard);
   }
@@ -92,34 +100,42 @@ class Line {
   // Takes a change made here; the picture is the caller's business.
   change(part) {
     this.state = { ...this.state, ...part };
-    this.waits = true;
+    this.changed = { ...this.changed, ...part };
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
-      this.send();
+      if (!this.inFlight) this.send();
     });
   }
 
   send() {
-    if (!this.waits || this.inFlight) return;
-    this.waits = false;
+    this.flying = { ...this.flying, ...this.changed };
+    this.changed = {};
+    if (!Object.keys(this.flying).length) return;
     this.inFlight = true;
-    this.sent = (this.model.get("state").number ?? 0) + 1;
-    this.state = { ...this.state, number: this.sent, by: this.view };
+    this.sent += 1;
+    this.state = { ...this.state, number: this.sent, by: this.view, touched: Object.keys(this.flying) };
     this.model.set("state", structuredClone(this.state));
     this.model.save_changes();
-    this.timer = setTimeout(() => this.landed(true), PATIENCE_MS);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.patience *= 2;
+      this.send();
+    }, this.patience);
   }
 
-  landed(late = false) {
-    if (!late && this.model.get("heard") < this.sent) return;
+  landed() {
     clearTimeout(this.timer);
     this.inFlight = false;
-    this.send();
+    this.flying = {};
+    this.patience = PATIENCE_MS;
+    this.onState(); // what Python made of it
+    if (!this.frame) this.send();
   }
 
   close() {
-    clearTimeout(this.timer);
     if (this.frame) cancelAnimationFrame(this.frame);
+    if (Object.keys(this.changed).length) this.send();
+    clearTimeout(this.timer);
     this.model.off("change:state", this.onState);
     this.model.off("change:heard", this.onHeard);
   }
@@ -156,6 +172,7 @@ export function widget(name, build) {
       const line = new Line(model, () => redraw());
       const redraw = guarded(() => draw());
       model.on("change:trouble", tell);
+      root.addEventListener("keydown", (event) => keepKey(event));
       guarded(() => {
         draw = build(inner, line, { redraw, guarded });
         draw();
@@ -170,23 +187,38 @@ export function widget(name, build) {
   };
 }
 
-// Controls with their words, so that a screen reader has them too.
+// A notebook has shortcuts on plain keys, which must not reach it from a slider or a box: an arrow would leave the
+// cell, x would cut it. Keys with a modifier, as Shift and Enter, stay the notebook's.
+function keepKey(event) {
+  const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
+  if (plain && !["Tab", "Escape"].includes(event.key) && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
+}
+
+// A number as it is shown: a true minus, and no minus before a zero.
+export function number(value, digits = 2) {
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : value < 0 ? "−∞" : "?";
+  const text = value.toFixed(digits);
+  return /[1-9]/.test(text) ? text.replace("-", "−") : text.replace("-", "");
+}
+
+// Controls with their words, so that a screen reader has them too. A name begins with the words that are shown, for
+// those who say them to their computer.
 export function button(text, label, press) {
-  const node = make("button", { type: "button", "aria-label": label, title: label }, text);
+  const node = make("button", { type: "button", "aria-label": `${text}: ${label}`, title: label }, text);
   node.addEventListener("click", press);
   return node;
 }
 
 export function slider(text, { min, max, step }, moved, digits = 2) {
   const input = make("input", { type: "range", min, max, step, "aria-label": text });
-  const shown = make("output");
+  const shown = make("output", { "aria-live": "off" });
   input.addEventListener("input", () => moved(Number(input.value)));
   const node = make("label", { class: "slider" }, make("span", {}, text), input, shown);
   return {
     node,
     set(value, name = text) {
       if (Number(input.value) !== value) input.value = value;
-      say(shown, digits === null ? "" : value.toFixed(digits));
+      say(shown, digits === null ? "" : number(value, digits));
       say(node.firstChild, name);
       put(input, { "aria-label": name });
     },

@@ -117,7 +117,7 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
   root.append(
     bar, says,
     make("div", { class: "columns" },
-      make("div", { class: "left" }, stage.svg, sureTitle, sure),
+      make("div", { class: "left" }, stage.node, sureTitle, sure),
       make("div", { class: "aside" }, make("div", { class: "scroll" }, table), totals, stepper, make("div", { class: "sliders" }, ...weights.map(([, one]) => one.node)), notes)),
   );
   let sliders = [];

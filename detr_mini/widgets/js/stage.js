@@ -1,13 +1,16 @@
 // A picture with boxes on it that can be dragged, resized, and moved from the keyboard. Boxes are (cx, cy, w, h) in
 // 0..1; pixels on the screen are the browser's business.
 
-const SMALLEST = 0.02, STEP = 1 / 64, GRIP = 0.035, GRIP_TOUCH = 0.07;
+const SMALLEST = 0.02, STEP = 1 / 64, GRIP = 0.035, GRIP_TOUCH = 0.07, THINNEST = 0.004;
 const HANDLES = [[-1, -1], [1, -1], [1, 1], [-1, 1]];
 
 export class Stage {
-  // `moved(index, box)`, `picked(index)` and `removed(index)` tell what the reader did.
-  constructor({ label, moved, picked, removed = null, guarded }) {
-    this.svg = make("svg:svg", { viewBox: "-0.02 -0.02 1.04 1.04", class: "stage", role: "application", "aria-label": label });
+  // `moved(index, box)`, `picked(index)` and `removed(index)` tell what the reader did; `edge` is how much is seen
+  // around the picture.
+  constructor({ label, moved, picked, removed = null, guarded, edge = 0.02 }) {
+    const frame = `${-edge} ${-edge} ${1 + 2 * edge} ${1 + 2 * edge}`;
+    this.svg = make("svg:svg", { viewBox: frame, class: "stage", role: "application", "aria-label": label });
+    this.node = make("div", { class: "picture" }, this.svg);
     const layer = (name) => this.svg.appendChild(make("svg:g", { class: name }));
     this.paper = this.svg.appendChild(make("svg:rect", { class: "paper", x: 0, y: 0, width: 1, height: 1 }));
     this.image = this.svg.appendChild(make("svg:image", { x: 0, y: 0, width: 1, height: 1, preserveAspectRatio: "none" }));
@@ -15,14 +18,21 @@ export class Stage {
     this.boxes = layer("boxes");
     this.lines = layer("lines");
     this.arrows = layer("arrows");
+    this.top = this.svg.appendChild(make("svg:rect", { class: "top" })); // the selected box, above all others
     this.handles = layer("handles");
     this.items = [];
     this.selected = -1;
+    this.held = null;
     this.say = { moved, picked, removed };
-    const on = (name, work) => this.svg.addEventListener(name, guarded(work));
+    // The listeners sit around the picture: with one of its own it would be a stop of the tab key.
+    const on = (name, work, options) => this.node.addEventListener(name, guarded(work), options);
     on("pointerdown", (event) => this.press(event));
     on("pointermove", (event) => this.drag(event));
-    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) on(name, () => (this.held = null));
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      on(name, (event) => { if (event.pointerId === this.held?.pointer) this.held = null; });
+    }
+    // A finger on a box drags it, a finger beside all boxes scrolls the page.
+    on("touchstart", (event) => { if (this.held || this.hit(event.touches[0], GRIP_TOUCH).index >= 0) event.preventDefault(); }, { passive: false });
     on("keydown", (event) => this.key(event));
     on("focusin", (event) => {
       const index = [...this.boxes.children].indexOf(event.target.closest?.(".box"));
@@ -32,6 +42,8 @@ export class Stage {
 
   // items: {box, name, kind, movable, words}; lines: {from, to, kind}, ends in 0..1; arrows: the same.
   draw({ items, selected = -1, image = "", lines = [], under = [], arrows = [] }) {
+    const held = this.held && items[this.held.index];
+    if (this.held && !(held?.movable && items.length === this.items.length)) this.held = null; // taken from the hand
     this.items = items;
     this.selected = selected;
     put(this.image, { href: image || null });
@@ -44,31 +56,41 @@ export class Stage {
       const [x1, y1, x2, y2] = shape.corners;
       put(shapes[index], { class: shape.kind, x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) });
     });
-    const held = items[selected]?.movable ? items[selected].box : null;
-    const knobs = pool(this.handles, held ? 4 : 0, () => make("svg:circle", { r: 0.014, class: "handle" }));
+    const chosen = items[selected]?.movable ? items[selected] : null;
+    put(this.top, { class: chosen ? `top ${chosen.kind}` : "top", ...(chosen ? frameOf(chosen.box) : { width: 0, height: 0 }) });
+    const knobs = pool(this.handles, chosen ? 4 : 0, () => make("svg:circle", { r: 0.014, class: "handle" }));
     knobs.forEach((knob, k) => {
-      const [cx, cy, w, h] = held;
-      put(knob, { cx: cx + (HANDLES[k][0] * w) / 2, cy: cy + (HANDLES[k][1] * h) / 2 });
+      const [x, y] = cornerOf(chosen.box, HANDLES[k]);
+      put(knob, { cx: x, cy: y, class: `handle ${HANDLES[k][0] === HANDLES[k][1] ? "falling" : "rising"}` });
     });
   }
 
+  // What lies under a pointer: a corner of the selected box, or a box; a small box keeps a middle to be dragged by.
+  hit(event, grip) {
+    const [x, y] = placeOn(this.svg, event), chosen = this.items[this.selected];
+    if (chosen?.movable) {
+      const [, , w, h] = chosen.box, away = HANDLES.map((corner) => {
+        const [cx, cy] = cornerOf(chosen.box, corner);
+        return Math.hypot(cx - x, cy - y);
+      });
+      const nearest = away.indexOf(Math.min(...away)), [cx, cy] = chosen.box;
+      const inside = Math.abs(x - cx) < w / 2 && Math.abs(y - cy) < h / 2;
+      if (away[nearest] < (inside ? Math.min(grip, Math.min(w, h) / 3) : grip)) return { x, y, index: this.selected, corner: HANDLES[nearest] };
+    }
+    return { x, y, index: this.under_pointer(x, y, grip / 2), corner: null };
+  }
+
   press(event) {
-    if (event.button > 0) return;
-    const [x, y] = placeOn(this.svg, event), grip = event.pointerType === "touch" ? GRIP_TOUCH : GRIP;
-    const knob = [...this.handles.children].findIndex(
-      (node) => Math.hypot(node.getAttribute("cx") - x, node.getAttribute("cy") - y) < grip,
-    );
-    const index = knob >= 0 ? this.selected : this.under_pointer(x, y, grip / 2);
+    if (event.button > 0 || this.held) return;
+    const { x, y, index, corner } = this.hit(event, event.pointerType === "touch" ? GRIP_TOUCH : GRIP);
     if (index < 0) return;
     event.preventDefault();
-    this.svg.setPointerCapture(event.pointerId);
+    this.node.setPointerCapture(event.pointerId);
     if (index !== this.selected) this.say.picked(index);
-    this.boxes.children[index]?.focus({ preventScroll: true });
-    const [cx, cy, w, h] = this.items[index].box;
-    const corner = knob < 0 ? null : HANDLES[knob];
-    const fixed = corner && [cx - (corner[0] * w) / 2, cy - (corner[1] * h) / 2]; // the opposite corner stays
-    const start = corner ? [cx + (corner[0] * w) / 2, cy + (corner[1] * h) / 2] : [cx, cy];
-    this.held = { pointer: event.pointerId, index, fixed, offset: [start[0] - x, start[1] - y] };
+    this.focus(index);
+    const { box } = this.items[index], start = corner ? cornerOf(box, corner) : box;
+    const fixed = corner && cornerOf(box, corner.map((side) => -side)); // the opposite corner stays
+    this.held = { pointer: event.pointerId, index, before: box, fixed, offset: [start[0] - x, start[1] - y] };
   }
 
   drag(event) {
@@ -76,38 +98,43 @@ export class Stage {
     const { index, fixed, offset } = this.held, [px, py] = placeOn(this.svg, event);
     const [x, y] = [clamp(px + offset[0], 0, 1), clamp(py + offset[1], 0, 1)], [, , w, h] = this.items[index].box;
     if (!fixed) return this.say.moved(index, [x, y, w, h]);
-    const side = (at, anchor) => {
-      const from = clamp(anchor, 0, 1), far = Math.abs(at - from) < SMALLEST ? from + (at < from ? -SMALLEST : SMALLEST) : at;
+    const side = (at, from) => {
+      const far = Math.abs(at - from) < SMALLEST ? from + (at < from ? -SMALLEST : SMALLEST) : at;
       return [(from + far) / 2, Math.abs(far - from)];
     };
     const [across, down] = [side(x, fixed[0]), side(y, fixed[1])];
     this.say.moved(index, [across[0], down[0], across[1], down[1]]);
   }
 
-  // The smallest movable box around a point.
+  // The smallest movable box around a point; of equal ones the selected.
   under_pointer(x, y, margin) {
-    let best = -1;
-    this.items.forEach(({ box: [cx, cy, w, h], movable }, index) => {
-      if (!movable || Math.abs(x - cx) > w / 2 + margin || Math.abs(y - cy) > h / 2 + margin) return;
-      const [, , bestW, bestH] = this.items[best]?.box ?? [0, 0, Infinity, Infinity];
-      if (w * h < bestW * bestH) best = index;
-    });
-    return best;
+    const around = this.items.flatMap(({ box: [cx, cy, w, h], movable }, index) =>
+      movable && Math.abs(x - cx) <= w / 2 + margin && Math.abs(y - cy) <= h / 2 + margin ? [{ index, size: w * h }] : [],
+    );
+    const rank = (one) => one.size - (one.index === this.selected ? 1e-9 : 0);
+    return around.length ? around.reduce((a, b) => (rank(b) < rank(a) ? b : a)).index : -1;
   }
 
   key(event) {
     const index = [...this.boxes.children].indexOf(event.target.closest?.(".box"));
-    if (index < 0 || !this.items[index].movable) return;
+    if (index < 0 || !this.items[index].movable || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "Escape" && this.held) {
+      const { index: dragged, before } = this.held;
+      this.held = null;
+      return this.say.moved(dragged, before);
+    }
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     const removes = (event.key === "Delete" || event.key === "Backspace") && this.say.removed;
     if (!way && !removes) return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has its own use for arrows
-    if (removes) return this.say.removed(index);
-    const [cx, cy, w, h] = this.items[index].box, [dx, dy] = way.map((d) => d * STEP);
-    const box = event.shiftKey
-      ? [cx, cy, clamp(w + dx, SMALLEST, 1), clamp(h + dy, SMALLEST, 1)]
-      : [clamp(cx + dx, 0, 1), clamp(cy + dy, 0, 1), w, h];
+    if (removes) {
+      this.held = null;
+      return this.say.removed(index);
+    }
+    const box = [...this.items[index].box], axis = way[0] ? 0 : 1, by = STEP * (way[0] + way[1]);
+    // A box beyond an edge may come back step by step, and not go further.
+    if (event.shiftKey) box[axis + 2] = clamp(box[axis + 2] + by, SMALLEST, Math.max(1, box[axis + 2]));
+    else box[axis] = clamp(box[axis] + by, Math.min(0, box[axis]), Math.max(1, box[axis]));
     this.say.moved(index, box);
   }
 
@@ -123,8 +150,18 @@ function boxNode() {
   );
 }
 
-function drawBox(group, { box: [cx, cy, w, h], name, kind, movable, words, below = false }, selected) {
-  const frame = { x: cx - w / 2, y: cy - h / 2, width: Math.max(w, 0), height: Math.max(h, 0) };
+function cornerOf([cx, cy, w, h], [across, down]) {
+  return [cx + (across * w) / 2, cy + (down * h) / 2];
+}
+
+// A box without area is drawn as the thinnest one that can be seen.
+function frameOf([cx, cy, w, h]) {
+  const [wide, high] = [Math.max(w, THINNEST), Math.max(h, THINNEST)];
+  return { x: cx - wide / 2, y: cy - high / 2, width: wide, height: high };
+}
+
+function drawBox(group, { box, name, kind, movable, words, below = false }, selected) {
+  const frame = frameOf(box);
   put(group, {
     class: `box ${kind}${selected ? " selected" : ""}`, "aria-label": words, role: "img",
     tabindex: movable ? 0 : null,
@@ -132,8 +169,10 @@ function drawBox(group, { box: [cx, cy, w, h], name, kind, movable, words, below
   const [seam, edge, text] = group.children;
   put(seam, frame);
   put(edge, frame);
-  const at = below ? cy + h / 2 - 0.012 : cy - h / 2 + 0.04;
-  put(text, { x: clamp(frame.x + 0.012, 0, 0.9), y: clamp(at, 0.035, 0.99) });
+  const right = frame.x > 0.75; // a long name would leave the picture
+  const x = right ? Math.min(frame.x + frame.width - 0.012, 0.99) : Math.max(frame.x + 0.012, 0);
+  const y = clamp(below ? frame.y + frame.height - 0.012 : frame.y + 0.04, 0.035, 0.99);
+  put(text, { x, y, "text-anchor": right ? "end" : "start" });
   say(text, name);
 }
 

@@ -301,9 +301,11 @@ def assignments(rows: Sequence[tuple[str, np.ndarray, AssignmentState]]) -> Figu
 def _heat(axes: Axes, state: AssignmentState) -> None:
     queries, objects = state.cost.shape
     axes.set_title("cost = class + L1 + GIoU", fontsize=9, color=style.INK, pad=3)
-    if not objects:
+    if not state.cost.size:
         axes.axis("off")
-        words = f"{queries} queries x 0 objects:\nan empty table, nothing to pay,\nall queries learn to say nothing"
+        words = f"{queries} queries x {objects} objects:\nan empty table, nothing to pay"
+        if not objects:
+            words += ",\nall queries learn to say nothing"
         axes.text(0.5, 0.5, words, fontsize=9, ha="center", va="center", transform=axes.transAxes, color=style.INK)
         return
     axes.imshow(state.cost, cmap=style.HEAT, aspect="auto")

@@ -25,11 +25,11 @@ class MatchingLab(Lab):
     Begins with one of `plots.hungarian.presets()` by name, or with an own scene: `target` (boxes (T, 4) cxcywh, labels
     (T,)), `predictions` (Q, 4), `probabilities` (Q, K+1) with "no object" last, `names` (K,), and perhaps an image.
     Whatever the mouse changes can be read and set: `predictions`, `probabilities`, `weights`, `target`, `preset`,
-    `step`; `assignment`, `steps` and `losses` are Python's own answer. Raises ValueError for shapes that do not fit,
+    `lines`, `step`; `assignment`, `steps` and `losses` are Python's own answer. Raises ValueError for shapes that do not fit,
     labels outside the classes, and numbers that are not finite.
     """
 
-    _esm = module("core", "geometry", "assignment", "stage", "matchinglab")
+    _esm = module("core", "geometry", "assignment", "stage", "costtable", "matchinglab")
 
     def __init__(
         self,
@@ -52,13 +52,7 @@ class MatchingLab(Lab):
         else:
             if predictions is None or probabilities is None:
                 raise ValueError("an own target wants predictions (Q, 4) and probabilities (Q, K+1) with it")
-            preset = None
-            scene = {
-                "truth": _truth(target),
-                "image": picture(image),
-                "says": "",
-                "weights": asdict(matching.Weights()),
-            }
+            scene = {"truth": _truth(target), "weights": asdict(matching.Weights())}
         if predictions is not None:
             scene["boxes"] = _rows(predictions)
         if probabilities is not None:
@@ -66,8 +60,10 @@ class MatchingLab(Lab):
         if weights is not None:
             scene["weights"] = asdict(weights)
         given = {"names": list(names), "presets": presets, "image": picture(image), "show_losses": bool(show_losses)}
+        given["own"] = None if target is None else {**scene, "image": picture(image), "says": ""}
         given["loss_weights"] = {key: float(value) for key, value in asdict(losses.Weights()).items()}
-        super().__init__({**scene, "preset": preset, "shown": lines, "step": None}, given)
+        state = {**scene, "preset": preset if target is None else None, "shown": lines, "step": None}
+        super().__init__(state, given)
 
     @property
     def predictions(self) -> Tensor:
@@ -118,7 +114,7 @@ class MatchingLab(Lab):
     @preset.setter
     def preset(self, name: str) -> None:
         if name not in self._given["presets"]:
-            raise ValueError(f"no preset {name!r}: {', '.join(self._good['presets'])}")
+            raise ValueError(f"no preset {name!r}: {', '.join(self._given['presets']) or 'none, with own names'}")
         self.change(**_changeable(self._given["presets"][name]), preset=name, step=None)
 
     @property
@@ -127,11 +123,20 @@ class MatchingLab(Lab):
         return self._good["step"]
 
     @step.setter
-    def step(self, index: int | None) -> None:
+    def step(self, step: int | None) -> None:
         count = len(self.steps)
-        if index is not None and not 0 <= index < count:
-            raise ValueError(f"step {index}, wanted 0..{count - 1} or None")
-        self.change(step=index)
+        if step is not None and not 0 <= step < count:
+            raise ValueError(f"step {step}, wanted 0..{count - 1} or None")
+        self.change(step=step)
+
+    @property
+    def lines(self) -> str:
+        """Whose lines are drawn: "optimal", "greedy" or "both"."""
+        return self._good["shown"]
+
+    @lines.setter
+    def lines(self, shown: str) -> None:
+        self.change(shown=shown)
 
     @property
     def assignment(self) -> plots.AssignmentState:
@@ -174,6 +179,11 @@ class MatchingLab(Lab):
         finite("the weights", list(state["weights"].values()))
         if min(state["weights"].values()) < 0:
             raise ValueError(f"weights {state['weights']}, wanted none below 0")
+        if state["preset"] is not None and state["preset"] not in self._given["presets"]:
+            raise ValueError(f"no preset {state['preset']!r}: {', '.join(self._given['presets'])}")
+        step = state["step"]
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+            raise ValueError(f"step {step}, wanted a whole number from 0, or None for the costs")
         if state["shown"] not in LINES:
             raise ValueError(f"lines {state['shown']!r}, wanted one of {', '.join(LINES)}")
 
@@ -194,9 +204,11 @@ def _rows(values: Tensor | np.ndarray | Sequence) -> list[list[float]]:
 
 
 def _truth(target: Mapping) -> dict:
-    labels = np.asarray(target["labels"], dtype=int).reshape(-1).tolist()
+    labels = np.asarray(target["labels"]).reshape(-1).tolist()
+    if any(label != int(label) for label in labels):
+        raise ValueError(f"labels {labels}, wanted whole numbers")
     boxes = torch.as_tensor(target["boxes"], dtype=torch.float32).reshape(-1, 4)  # as the matching takes them
-    return {"boxes": boxes.double().tolist(), "labels": labels}
+    return {"boxes": boxes.double().tolist(), "labels": [int(label) for label in labels]}
 
 
 def _changeable(scene: Mapping) -> dict:

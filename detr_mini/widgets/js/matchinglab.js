@@ -1,6 +1,8 @@
 // A scene with objects and predictions: every cost, the cheapest assignment, greedy's, and the algorithm step by step.
 
-const NOBODY = -1, ASIDE = 0.02, PLAY_MS = 900, SMALL_PROBABILITY = 1e-12;
+const NOBODY = -1, PLAY_MS = 1200, SMALL_PROBABILITY = 1e-12, BOW = 0.22;
+const OWN = "own scene", MANY_PAIRS = 12, CLOSE_TOTALS = 5e-3;
+const SCENE = ["truth", "boxes", "probabilities", "weights"];
 
 // All that the picture shows of a state; the pure part, which Python computes too.
 export function matchingView(state, given) {
@@ -9,9 +11,21 @@ export function matchingView(state, given) {
   const steps = trace(cost), optimal = steps.length ? steps.at(-1).matching : [], greedily = greedy(cost);
   return {
     terms, cost, steps, optimal, greedy: greedily,
-    optimalTotal: total(cost, optimal), greedyTotal: total(cost, greedily),
+    optimalTotal: total(cost, optimal), greedyTotal: total(cost, greedily), margin: margin(cost, optimal),
     losses: pairLosses(boxes, probabilities, truth.boxes, truth.labels, optimal, given.loss_weights),
   };
+}
+
+// What the second-best assignment costs more: at least one of the optimal pairs is not in it. Null for too many pairs.
+function margin(cost, optimal) {
+  if (optimal.length > MANY_PAIRS) return null;
+  const forbidden = 2 * cost.flat().reduce((sum, value) => sum + Math.abs(value), 0) + 1;
+  let best = Infinity;
+  for (const [row, column] of optimal) {
+    const others = assign(cost.map((line, r) => (r === row ? line.map((value, c) => (c === column ? forbidden : value)) : line)));
+    if (!others.some(([r, c]) => r === row && c === column)) best = Math.min(best, total(cost, others));
+  }
+  return best - total(cost, optimal);
 }
 
 // One class's probability set to p; the others share what is left as they did before.
@@ -20,246 +34,259 @@ export function withProbability(list, index, p) {
   return list.map((value, i) => (i === index ? p : rest > SMALL_PROBABILITY ? (value / rest) * (1 - p) : (1 - p) / (list.length - 1)));
 }
 
-// What happens at a step, in words.
-export function happens(steps, index, number = shortNumber) {
-  const step = steps[index], [shorter, longer] = step.adds === "rows" ? ["q", "o"] : ["o", "q"];
-  if (step.kind === "start") return `${shorter}${step.added} enters`;
-  if (step.kind === "augment") return `${shorter}${step.added} is matched${step.path.length > 1 ? ": the path is flipped" : ""}`;
-  const of = (one) => (one.adds === "rows" ? one.rowPotentials : one.columnPotentials)[step.added];
-  return `rise by ${number(of(step) - of(steps[index - 1]))}, reach ${longer}${step.reached}`;
-}
-
-// The ends of a line between two boxes, a little aside, so that greedy's line does not lie under the optimal one.
-function ends([x1, y1], [x2, y2], aside) {
-  const length = Math.hypot(x2 - x1, y2 - y1) || 1, [dx, dy] = [(-(y2 - y1) / length) * aside, ((x2 - x1) / length) * aside];
-  return { from: [x1 + dx, y1 + dy], to: [x2 + dx, y2 + dy] };
-}
-
-function shortNumber(value) {
-  return Number.isFinite(value) ? (Math.abs(value) < 5e-4 ? 0 : value).toFixed(2).replace("-", "−") : "∞";
+function replaced(list, index, value) {
+  return list.map((one, i) => (i === index ? value : one));
 }
 
 function buildMatchingLab(root, line, { guarded, redraw }) {
-  let picked = 0, player = null;
-  const change = (part) => { line.change(part); redraw(); };
-  const replaced = (list, index, value) => list.map((one, i) => (i === index ? value : one));
+  const { given } = line, { names } = given;
+  let picked = 0, view = null;
+  // Boxes and probabilities travel together: they are of one length.
+  const change = (part) => {
+    const both = "boxes" in part ? { probabilities: line.state.probabilities } : "probabilities" in part ? { boxes: line.state.boxes } : {};
+    if (part.step === null) stop();
+    line.change({ ...both, ...part });
+    redraw();
+  };
+  const objects = () => line.state.truth.boxes.length;
   const stage = new Stage({
     label: "a scene with objects and predictions: tab to a prediction, arrows move it, shift with arrows resizes it, delete removes it",
     guarded,
-    moved: (index, box) => change({ boxes: replaced(line.state.boxes, index - line.state.truth.boxes.length, box), step: null }),
-    picked: (index) => { picked = index - line.state.truth.boxes.length; redraw(); },
-    removed: (index) => remove(index - line.state.truth.boxes.length),
+    moved: (index, box) => change({ boxes: replaced(line.state.boxes, index - objects(), box), step: null }),
+    picked: (index) => { picked = index - objects(); redraw(); },
+    removed: (index) => {
+      remove(index - objects());
+      if (line.state.boxes.length) stage.focus(picked + objects());
+      else addOne.focus();
+    },
   });
   const remove = (query) => {
     const without = (list) => list.filter((_, i) => i !== query);
+    picked = Math.min(query, line.state.boxes.length - 2);
     change({ boxes: without(line.state.boxes), probabilities: without(line.state.probabilities), step: null });
-    picked = Math.min(query, line.state.boxes.length - 1);
-    redraw();
-    stage.focus(picked + line.state.truth.boxes.length);
   };
   const add = () => {
-    const { boxes, probabilities } = line.state, { names } = line.given, even = Array(names.length + 1).fill(1 / (names.length + 1));
+    const { boxes, probabilities } = line.state, even = Array(names.length + 1).fill(1 / (names.length + 1));
     picked = boxes.length;
     const shift = 0.06 * (boxes.length % 5);
     change({ boxes: [...boxes, [0.4 + shift, 0.4 + shift, 0.25, 0.25]], probabilities: [...probabilities, even], step: null });
-    stage.focus(picked + line.state.truth.boxes.length);
+    stage.focus(picked + objects());
   };
 
-  const preset = choice("scene", ["own", ...Object.keys(line.given.presets)], (name) => {
-    if (name === "own") return redraw();
+  const start = () => given.presets[line.state.preset] ?? given.own;
+  const load = (name) => {
+    const scene = given.presets[name] ?? given.own;
+    if (!scene) return redraw();
     picked = 0;
-    const { truth, boxes, probabilities, weights } = structuredClone(line.given.presets[name]);
-    change({ truth, boxes, probabilities, weights, preset: name, step: null });
-  });
-  const says = make("p", { class: "says" });
-  const lines = choice("lines", ["optimal", "greedy", "both"], (shown) => change({ shown }));
-  const bar = make(
-    "div", { class: "bar" }, preset.node, lines.node,
-    button("add a prediction", "add a prediction", guarded(add)),
-    button("remove it", "remove the selected prediction", guarded(() => picked >= 0 && line.state.boxes.length && remove(picked))),
-  );
-
-  const table = make("table", { class: "costs" }), caption = make("caption"), head = make("tr"), body = make("tbody"), foot = make("tr");
-  table.append(caption, make("thead", {}, head), body, make("tfoot", {}, foot));
-  const totals = make("p", { class: "totals", "aria-live": "polite" });
-  const weights = [["label", "class weight"], ["l1", "L1 weight"], ["giou", "GIoU weight"]].map(([key, text]) => [
-    key, slider(text, { min: 0, max: 10, step: 0.1 }, guarded((value) => change({ weights: { ...line.state.weights, [key]: value }, step: null }))),
-  ]);
-  const sure = make("div", { class: "sliders" }), sureTitle = make("p", { class: "small" });
-  const notes = make("p", { class: "notes" });
-
-  const go = (to) => {
-    const count = matchingView(line.state, line.given).steps.length;
-    if (count) change({ step: clamp(to, 0, count - 1) });
+    change({ ...structuredClone(Object.fromEntries(SCENE.map((key) => [key, scene[key]]))), preset: name in given.presets ? name : null, step: null });
   };
-  const stop = () => { clearInterval(player); player = null; redraw(); };
-  const play = button("play", "play the algorithm", guarded(() => {
-    if (player) return stop();
-    if ((line.state.step ?? Infinity) >= matchingView(line.state, line.given).steps.length - 1) go(0);
-    player = setInterval(guarded(() => {
-      const count = matchingView(line.state, line.given).steps.length;
-      if (!root.isConnected || line.state.step === null || line.state.step >= count - 1) return stop();
-      go(line.state.step + 1);
-    }), PLAY_MS);
-    redraw();
-  }));
-  const leave = button("costs", "leave the steps and show the costs", guarded(() => { stop(); change({ step: null }); }));
-  const stepText = make("output", { class: "step", "aria-live": "polite" });
-  const stepper = make(
-    "div", { class: "bar stepper", role: "group", "aria-label": "the Hungarian algorithm step by step" }, make("span", {}, "Hungarian algorithm"),
-    button("|◀", "first step", guarded(() => go(0))),
-    button("◀", "one step back", guarded(() => go((line.state.step ?? 0) - 1))),
-    play,
-    button("▶", "one step forward", guarded(() => go((line.state.step ?? -1) + 1))),
-    button("▶|", "last step", guarded(() => go(Infinity))),
-    leave, stepText,
-  );
+  const preset = choice("scene", [OWN, ...Object.keys(given.presets)], guarded(load));
+  const own = preset.node.querySelector("option");
+  preset.node.hidden = !Object.keys(given.presets).length;
+  const reset = button("reset", "take back all changes to this scene", guarded(() => load(line.state.preset ?? OWN)));
+  const says = make("p", { class: "says" });
+  const lines = choice("lines", ["optimal", "greedy", "both"], guarded((shown) => change({ shown })));
+  const addOne = button("add", "one more prediction", guarded(add));
+  const removeOne = button("remove", "the selected prediction", guarded(() => remove(picked)));
+  const bar = make("div", { class: "bar" }, preset.node, reset, lines.node, make("span", { class: "group", role: "group", "aria-label": "predictions" }, "prediction", addOne, removeOne));
+  const under = make("p", { class: "small signs" }, "blue: predictions, dotted without an object; orange dashed: objects");
+
+  const table = new CostTable(), signs = make("p", { class: "small signs" });
+  const totals = make("p", { class: "totals", "aria-live": "polite" }), parts = make("div", { class: "small parts" });
+  const notes = make("p", { class: "notes" });
+  const weights = [["label", "class weight"], ["l1", "L1 weight"], ["giou", "GIoU weight"]].map(([key, text]) => [
+    key, slider(text, { min: 0, max: 10, step: 0.05 }, guarded((value) => change({ weights: { ...line.state.weights, [key]: value }, step: null }))),
+  ]);
+  const stepper = buildStepper(root, { count: () => view.steps.length, now: () => line.state.step, go: (step) => change({ step }), redraw, guarded });
+  const stop = () => stepper.stop();
+  const sure = buildProbabilities((query, list) => change({ probabilities: replaced(line.state.probabilities, query, list), step: null }), guarded);
   root.append(
     bar, says,
-    make("div", { class: "columns" },
-      make("div", { class: "left" }, stage.node, sureTitle, sure),
-      make("div", { class: "aside" }, make("div", { class: "scroll" }, table), totals, stepper, make("div", { class: "sliders" }, ...weights.map(([, one]) => one.node)), notes)),
+    make("div", { class: "columns matching" },
+      make("div", { class: "scene" }, stage.node, under),
+      make("div", { class: "aside" }, table.node, signs, totals, parts, stepper.node, notes,
+        make("p", { class: "small" }, "weights of the matching"), make("div", { class: "sliders" }, ...weights.map(([, one]) => one.node))),
+      make("div", { class: "turn" }, sure.node)),
   );
-  let sliders = [];
 
   return () => {
-    const state = line.state, { boxes, probabilities, truth } = state, T = truth.boxes.length;
-    const { names } = line.given, scene = line.given.presets[state.preset] ?? { says: "", image: line.given.image };
+    const { state } = line, { boxes, probabilities, truth } = state, scene = start();
     picked = clamp(picked, Math.min(0, boxes.length - 1), boxes.length - 1);
-    const view = matchingView(state, line.given), step = state.step === null ? null : view.steps[Math.min(state.step, view.steps.length - 1)] ?? null;
+    view = matchingView(state, given);
+    const step = state.step === null ? null : view.steps[Math.min(state.step, view.steps.length - 1)] ?? null;
     const now = step ? step.matching : view.optimal, owner = boxes.map((_, q) => now.find(([row]) => row === q)?.[1] ?? NOBODY);
-    preset.set(state.preset ?? "own");
+    own.hidden = own.disabled = state.preset !== null && !given.own;
+    preset.set(state.preset ?? OWN);
     lines.set(state.shown);
-    say(says, scene.says);
-    for (const [key, one] of weights) one.set(state.weights[key]);
-    const best = (q) => probabilities[q].indexOf(Math.max(...probabilities[q]));
-    const classOf = (index) => names[index] ?? "no object";
-    stage.draw({
-      items: [
-        ...truth.boxes.map((box, t) => ({ box, name: `o${t} ${names[truth.labels[t]]}`, kind: "object", movable: false, below: true, words: `object ${t}, ${names[truth.labels[t]]}` })),
-        ...boxes.map((box, q) => ({
-          box, name: `q${q}`, kind: owner[q] === NOBODY ? "query unmatched" : "query", movable: true,
-          words: `prediction ${q}, ${classOf(best(q))}, centre ${box[0].toFixed(2)} ${box[1].toFixed(2)}, size ${box[2].toFixed(2)} ${box[3].toFixed(2)}, ` +
-            (owner[q] === NOBODY ? "without an object" : `answers for object ${owner[q]}`),
-        })),
-      ],
-      selected: picked < 0 ? -1 : picked + T, image: scene.image,
-      lines: [
-        ...(state.shown === "optimal" ? [] : view.greedy.map((pair) => ({ pair, kind: "greedy" }))),
-        ...(state.shown === "greedy" ? [] : now.map((pair) => ({ pair, kind: "matched" }))),
-      ].map(({ pair: [q, t], kind }) => ({ ...ends(boxes[q], truth.boxes[t], kind === "greedy" ? ASIDE : 0), kind })),
-    });
-    const even = probabilities[picked];
-    const shownClasses = even ? [...new Set([...truth.labels, best(picked), names.length])].sort((a, b) => a - b) : [];
-    say(sureTitle, even ? `what q${picked} says` : "no prediction: add one");
-    if (sliders.length !== shownClasses.length) {
-      sliders = shownClasses.map((_, k) => slider("", { min: 0, max: 1, step: 0.01 }, guarded((p) => {
-        const query = picked, index = sliders.classes[k];
-        change({ probabilities: replaced(line.state.probabilities, query, withProbability(line.state.probabilities[query], index, p)), step: null });
-      })));
-      sure.replaceChildren(...sliders.map((one) => one.node));
+    lines.node.hidden = Boolean(step);
+    const moved = scene && SCENE.some((key) => JSON.stringify(scene[key]) !== JSON.stringify(state[key]));
+    reset.disabled = !moved;
+    say(says, moved ? "changed; reset shows the scene as it began" : scene?.says ?? "");
+    removeOne.disabled = !boxes.length;
+    for (const [key, one] of weights) {
+      put(one.node.querySelector("input"), { max: Math.max(10, state.weights[key]) });
+      one.set(state.weights[key]);
     }
-    sliders.classes = shownClasses;
-    shownClasses.forEach((index, k) => sliders[k].set(even[index], classOf(index)));
-    if (step) drawSteps(view, step, state);
-    else drawCosts(view, state);
-    put(play, { "aria-pressed": Boolean(player) });
-    say(play, player ? "pause" : "play");
-    const index = Math.min(state.step ?? 0, view.steps.length - 1);
-    say(stepText, step ? `step ${index + 1} of ${view.steps.length}: ${happens(view.steps, index)}` : view.steps.length ? `${view.steps.length} steps` : "nothing to match");
-    leave.disabled = !step;
-    say(totals, totalsText(view, state, line.given.show_losses));
-    say(notes, notesOn(state, view).join(" "));
+    stage.draw({ ...pictured(state, names, owner, sure.classOf), image: scene?.image ?? given.image, lines: connections(state, view, step), selected: picked < 0 ? -1 : picked + truth.boxes.length });
+    sure.draw(picked, probabilities[picked], truth.labels, names);
+    if (step) table.step(view, step);
+    else table.costs({ ...view, losses: given.show_losses ? view.losses : null, picked });
+    say(signs, step ? STEP_SIGNS : truth.boxes.length && boxes.length ? COST_SIGNS : "");
+    stepper.draw(step && happens(view.steps, Math.min(state.step, view.steps.length - 1)));
+    say(totals, totalsText(view, state, step, given.show_losses));
+    const rows = step || picked < 0 ? [] : explained(view, picked);
+    pool(parts, rows.length, () => make("div")).forEach((node, i) => say(node, rows[i]));
+    say(notes, notesOn(state, view, step).join(" "));
   };
-
-  function drawCosts(view, { boxes, truth }) {
-    const withLosses = line.given.show_losses;
-    say(caption, "matching cost = class + L1 + GIoU");
-    const extra = withLosses ? ["class", "L1", "GIoU", "loss"] : [];
-    cells(head, ["", ...truth.boxes.map((_, t) => `o${t}`), ...extra], "th");
-    const all = view.cost.flat(), [low, high] = [Math.min(...all), Math.max(...all)];
-    const rows = pool(body, boxes.length, () => make("tr"));
-    rows.forEach((row, q) => {
-      const { label, l1: side, giou: overlap } = view.losses, parts = withLosses ? [label[q], side[q], overlap[q]] : [];
-      const losses = withLosses ? [...parts, parts[0] + parts[1] + parts[2]].map((value) => value.toFixed(2)) : [];
-      const nodes = cells(row, [`q${q}`, ...view.cost[q].map(shortNumber), ...losses]);
-      put(nodes[0], { class: q === picked ? "name picked" : "name", style: null });
-      truth.boxes.forEach((_, t) => {
-        const mine = view.optimal.some(([r, c]) => r === q && c === t), greedys = view.greedy.some(([r, c]) => r === q && c === t);
-        const heat = high > low ? (view.cost[q][t] - low) / (high - low) : 0.5;
-        put(nodes[t + 1], {
-          class: ["cost", mine && "optimal", greedys && "greedy"].filter(Boolean).join(" "), style: `--heat: ${heat.toFixed(3)}`,
-          title: Object.entries(view.terms).map(([name, term]) => `${name} ${shortNumber(term[q][t])}`).join(", "),
-          "aria-label": `${shortNumber(view.cost[q][t])}${mine ? ", optimal" : ""}${greedys ? ", greedy" : ""}`,
-        });
-        mark(nodes[t + 1], `${mine ? "●" : ""}${greedys ? "○" : ""}`);
-      });
-      nodes.slice(truth.boxes.length + 1).forEach((node) => put(node, { class: "loss", style: null, title: null, "aria-label": null }));
-    });
-    cells(foot, []);
-  }
-
-  function drawSteps(view, step, { boxes, truth }) {
-    say(caption, "reduced costs = cost − potentials");
-    const byRows = step.adds === "rows", visited = new Set(step.visited.flatMap((v, i) => (v ? [i] : [])));
-    const known = (q, t) => (byRows ? q : t) <= step.added, slackOf = (i) => (step.visited[i] ? "in" : shortNumber(step.slack[i]));
-    cells(head, ["", "u \\ v", ...step.columnPotentials.map((v, t) => `o${t}: ${shortNumber(v)}`), ...(byRows ? [] : ["slack"])], "th");
-    const rows = pool(body, boxes.length, () => make("tr"));
-    rows.forEach((row, q) => {
-      const reduced = truth.boxes.map((_, t) => view.cost[q][t] - step.rowPotentials[q] - step.columnPotentials[t]);
-      const nodes = cells(row, [`q${q}`, shortNumber(step.rowPotentials[q]), ...reduced.map((value, t) => (known(q, t) ? shortNumber(value) : "")), ...(byRows ? [] : [slackOf(q)])]);
-      put(nodes[0], { class: (byRows ? q === step.added : visited.has(q)) && step.kind !== "augment" ? "name picked" : "name", style: null });
-      put(nodes[1], { class: "potential", style: null, title: null, "aria-label": null });
-      truth.boxes.forEach((_, t) => {
-        const place = step.path.findIndex(([r, c]) => r === q && c === t), taken = step.matching.some(([r, c]) => r === q && c === t);
-        const onPath = place >= 0 && step.kind !== "augment";
-        put(nodes[t + 2], {
-          class: ["cost", "reduced", known(q, t) && Math.abs(reduced[t]) < 1e-9 && "free", taken && "optimal", onPath && "path"].filter(Boolean).join(" "),
-          style: null, title: `cost ${shortNumber(view.cost[q][t])}`, "aria-label": null,
-        });
-        mark(nodes[t + 2], onPath ? (place % 2 ? "−" : "+") : taken ? "●" : "");
-      });
-      if (!byRows) put(nodes.at(-1), { class: "potential", style: null, title: null, "aria-label": null });
-    });
-    cells(foot, byRows ? ["", "slack", ...truth.boxes.map((_, t) => slackOf(t))] : []);
-  }
 }
 
-// A row's cells: texts in nodes that stay.
-function cells(row, texts, tag = "td") {
-  const nodes = pool(row, texts.length, () => make(tag, {}, make("span"), make("i", { "aria-hidden": "true" })));
-  nodes.forEach((node, i) => {
-    say(node.children[0], texts[i]);
-    say(node.children[1], "");
+const COST_SIGNS = "● framed: an optimal pair; ○ dashed: greedy's; the bluer, the cheaper";
+const STEP_SIGNS = "yellow: cost − u − v is 0; ● framed: matched so far; the path goes from + to + over −: when it is flipped, + enters and − leaves; dark names: in the search; slack: what is missing to reach, in: reached";
+
+function pictured({ boxes, probabilities, truth }, names, owner, classOf) {
+  const object = (box, t) => ({ box, name: `o${t} ${names[truth.labels[t]]}`, kind: "object", movable: false, below: true, words: `object ${t}, ${names[truth.labels[t]]}` });
+  const prediction = (box, q) => ({
+    box, name: `q${q}`, kind: owner[q] === NOBODY ? "query unmatched" : "query", movable: true,
+    words: `prediction ${q}, ${classOf(probabilities[q], names)}, centre ${number(box[0])} ${number(box[1])}, size ${number(box[2])} ${number(box[3])}, ` +
+      (owner[q] === NOBODY ? "without an object" : `answers for object ${owner[q]}`),
   });
-  return nodes;
+  return { items: [...truth.boxes.map(object), ...boxes.map(prediction)] };
 }
 
-function mark(cell, sign) {
-  say(cell.children[1], sign);
+// Lines from predictions to their objects: optimal straight and greedy's bowed; at a step what is matched, and the path.
+function connections({ boxes, truth, shown }, view, step) {
+  const drawn = ([q, t], kind, bow = 0) => ({ from: boxes[q].slice(0, 2), to: truth.boxes[t].slice(0, 2), kind, bow });
+  if (!step) {
+    return [
+      ...(shown === "optimal" ? [] : view.greedy.map((pair) => drawn(pair, "greedy", BOW))),
+      ...(shown === "greedy" ? [] : view.optimal.map((pair) => drawn(pair, "matched"))),
+    ];
+  }
+  const path = step.kind === "augment" ? [] : step.path, leaves = path.filter((_, place) => place % 2);
+  const stays = step.matching.filter(([q, t]) => !has(leaves, q, t));
+  return [...stays.map((pair) => drawn(pair, "matched")), ...path.map((pair, place) => drawn(pair, place % 2 ? "leaving" : "matched new"))];
 }
 
-function totalsText(view, { boxes, truth }, withLosses) {
-  if (!truth.boxes.length) return "No objects: an empty table, nothing to pay; every query learns to say nothing.";
-  if (!boxes.length) return "No predictions: nothing can be matched.";
+// The selected prediction's costs taken apart: for its object and the cheapest others.
+function explained({ cost, terms, optimal }, q) {
+  const mine = optimal.find(([row]) => row === q)?.[1];
+  const order = cost[q].map((_, t) => t).sort((a, b) => (b === mine) - (a === mine) || cost[q][a] - cost[q][b]);
+  const sum = (t) => Object.entries(terms).map(([name, table]) => `${name} ${number(table[q][t])}`).join(" + ");
+  return order.slice(0, 3).map((t) => `q${q} for o${t}: ${sum(t)} = ${number(cost[q][t])}${t === mine ? " ●" : ""}`);
+}
+
+function totalsText(view, { boxes, truth }, step, withLosses) {
   const loss = ["label", "l1", "giou"].reduce((sum, part) => sum + view.losses[part].reduce((all, one) => all + one, 0), 0);
-  return `● optimal ${shortNumber(view.optimalTotal)}   ○ greedy ${shortNumber(view.greedyTotal)}` + (withLosses ? `   loss ${loss.toFixed(2)}` : "");
+  const and = withLosses && boxes.length && !step ? `   loss ${number(loss)}` : "";
+  if (!truth.boxes.length) return `No objects: an empty table, and no cost; every query learns to say nothing.${and}`;
+  if (!boxes.length) return "No predictions: nothing can be matched.";
+  if (step) return `● matched so far: ${step.matching.length} of ${view.optimal.length}, cost ${number(total(view.cost, step.matching))}`;
+  return `● optimal ${number(view.optimalTotal)}   ○ greedy ${number(view.greedyTotal)}${and}`;
 }
 
-function notesOn({ boxes, probabilities, truth }, view) {
+function notesOn({ boxes, probabilities, truth }, view, step) {
+  if (step) return [];
   const notes = [];
+  if (view.greedyTotal - view.optimalTotal > CLOSE_TOTALS) notes.push(`Greedy pays ${number(view.greedyTotal - view.optimalTotal)} more.`);
+  if (view.margin !== null && view.margin < 1e-9) notes.push("A tie: another assignment costs the same.");
+  else if (Number.isFinite(view.margin ?? Infinity)) notes.push(`The second-best assignment costs ${number(view.margin)} more.`);
   probabilities.forEach((list, q) => {
     const sum = list.reduce((all, one) => all + one, 0);
-    if (Math.abs(sum - 1) > 1e-3) notes.push(`q${q}'s probabilities add up to ${sum.toFixed(2)}; they are divided by it.`);
+    if (Math.abs(sum - 1) > 1e-3) notes.push(`q${q}'s probabilities add up to ${number(sum)}; they are divided by it.`);
   });
-  boxes.forEach((box, q) => {
+  const look = (name, box) => {
     const [x1, y1, x2, y2] = corners(box);
-    if (x2 <= 0 || y2 <= 0 || x1 >= 1 || y1 >= 1) notes.push(`q${q} lies outside the image.`);
-    if (!(box[2] > 0 && box[3] > 0)) notes.push(`q${q} has no area.`);
-  });
-  if (truth.boxes.length > boxes.length && boxes.length) notes.push(`${truth.boxes.length} objects, ${boxes.length} predictions: the rest is not trained.`);
-  if (view.greedyTotal - view.optimalTotal > 5e-3) notes.push(`Greedy pays ${shortNumber(view.greedyTotal - view.optimalTotal)} more.`);
+    if (Math.max(...box) > 4) notes.push(`${name} is given in pixels, it seems: divide by the width and height of the image.`);
+    else if (x2 <= 0 || y2 <= 0 || x1 >= 1 || y1 >= 1) notes.push(`${name} lies outside the image.`);
+    if (!(box[2] > 0 && box[3] > 0)) notes.push(`${name} has no area.`);
+  };
+  truth.boxes.forEach((box, t) => look(`o${t}`, box));
+  boxes.forEach((box, q) => look(`q${q}`, box));
+  if (truth.boxes.length > boxes.length && boxes.length) {
+    const short = truth.boxes.length - boxes.length;
+    notes.push(`${counted(truth.boxes.length, "object")}, ${counted(boxes.length, "prediction")}: nobody answers for ${counted(short, "object")}.`);
+  }
   return notes;
+}
+
+function counted(count, name) {
+  return `${count} ${name}${count === 1 ? "" : "s"}`;
+}
+
+// Buttons that walk through the steps of the algorithm, or let them play.
+function buildStepper(root, { count, now, go, redraw, guarded }) {
+  let player = null;
+  const to = (step) => { if (count()) go(clamp(step, 0, count() - 1)); };
+  const stop = () => { clearInterval(player); player = null; };
+  const play = button("play", "play the algorithm", guarded(() => {
+    if (player) stop();
+    else {
+      if ((now() ?? Infinity) >= count() - 1) to(0);
+      player = setInterval(guarded(() => {
+        if (!root.isConnected || now() === null || now() >= count() - 1) stop();
+        else to(now() + 1);
+        redraw();
+      }), PLAY_MS);
+    }
+    redraw();
+  }));
+  const text = make("p", { class: "step", "aria-live": "polite" });
+  const buttons = [
+    button("|◀", "first step", guarded(() => to(0))), button("◀", "one step back", guarded(() => to((now() ?? 0) - 1))), play,
+    button("▶", "one step forward", guarded(() => to((now() ?? -1) + 1))), button("▶|", "last step", guarded(() => to(Infinity))),
+  ];
+  const leave = button("back to costs", "leave the steps", guarded(() => { stop(); go(null); }));
+  const node = make("div", { class: "stepper", role: "group", "aria-label": "the Hungarian algorithm step by step" },
+    make("div", { class: "bar" }, make("span", {}, "Hungarian algorithm"), ...buttons, leave), text);
+  return {
+    node,
+    stop,
+    draw(happening) {
+      const steps = count(), index = Math.min(now() ?? 0, steps - 1);
+      if (player && now() === null) stop();
+      say(play, player ? "pause" : "play");
+      put(play, { "aria-pressed": Boolean(player), "aria-label": `${player ? "pause" : "play"}: the algorithm` });
+      for (const one of buttons) one.disabled = !steps;
+      leave.disabled = happening === null;
+      say(text, happening ? `step ${index + 1} of ${steps}: ${happening}` : steps ? `${counted(steps, "step")} to walk through` : "nothing to match");
+    },
+  };
+}
+
+// What the selected prediction says: a slider for each class that matters. A slider stays while its prediction is
+// selected, whatever becomes of its probability, so that it cannot vanish under the hand.
+function buildProbabilities(changed, guarded) {
+  const title = make("p", { class: "small" }), list = make("div", { class: "sliders" }), others = make("p", { class: "small" });
+  const node = make("div", {}, title, list, others);
+  let about = null, sliders = new Map(), current = [];
+  const best = (row) => { // none where two are the surest
+    const most = Math.max(...row), at = row.indexOf(most);
+    return row.lastIndexOf(most) === at ? at : -1;
+  };
+  return {
+    node,
+    classOf: (row, names) => (best(row) < 0 ? "no class surest" : names[best(row)] ?? "no object"),
+    draw(query, row, labels, names) {
+      current = row ?? [];
+      say(title, row ? `what q${query} says: probabilities` : "no prediction: add one");
+      const key = row ? `${query} ${labels}` : "";
+      if (key !== about) {
+        about = key;
+        sliders = new Map();
+        list.replaceChildren();
+      }
+      const wanted = row ? [...new Set([...labels, best(row), names.length])].filter((index) => index >= 0).sort((a, b) => a - b) : [];
+      for (const index of wanted) {
+        if (sliders.has(index)) continue;
+        const one = slider("", { min: 0, max: 1, step: 0.01 }, guarded((p) => changed(query, withProbability(current, index, p))));
+        sliders.set(index, one);
+        list.append(one.node);
+      }
+      for (const [index, one] of sliders) one.set(current[index], names[index] ?? "no object");
+      const rest = current.filter((_, index) => !sliders.has(index));
+      say(others, rest.length ? `the other ${rest.length === 1 ? "class" : `${rest.length} classes together`}: ${number(rest.reduce((sum, p) => sum + p, 0))}` : "");
+    },
+  };
 }
 
 export default widget("MatchingLab", buildMatchingLab);

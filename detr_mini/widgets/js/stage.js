@@ -19,6 +19,7 @@ export class Stage {
     this.lines = layer("lines");
     this.arrows = layer("arrows");
     this.top = this.svg.appendChild(make("svg:rect", { class: "top" })); // the selected box, above all others
+    this.names = layer("names");
     this.handles = layer("handles");
     this.items = [];
     this.selected = -1;
@@ -49,6 +50,8 @@ export class Stage {
     put(this.image, { href: image || null });
     const groups = pool(this.boxes, items.length, () => boxNode());
     items.forEach((item, index) => drawBox(groups[index], item, index === selected));
+    const names = pool(this.names, items.length, () => make("svg:text"));
+    items.forEach((item, index) => drawName(names[index], item));
     drawLines(this.lines, lines);
     drawLines(this.arrows, arrows);
     const shapes = pool(this.under, under.length, () => make("svg:rect"));
@@ -145,8 +148,7 @@ export class Stage {
 
 function boxNode() {
   return make(
-    "svg:g", { class: "box" },
-    make("svg:rect", { class: "seam" }), make("svg:rect", { class: "edge" }), make("svg:text", { class: "name" }),
+    "svg:g", { class: "box" }, make("svg:rect", { class: "seam" }), make("svg:rect", { class: "edge" }),
   );
 }
 
@@ -160,33 +162,39 @@ function frameOf([cx, cy, w, h]) {
   return { x: cx - wide / 2, y: cy - high / 2, width: wide, height: high };
 }
 
-function drawBox(group, { box, name, kind, movable, words, below = false }, selected) {
+function drawBox(group, { box, kind, movable, words }, selected) {
   const frame = frameOf(box);
   put(group, {
     class: `box ${kind}${selected ? " selected" : ""}`, "aria-label": words, role: "img",
     tabindex: movable ? 0 : null,
   });
-  const [seam, edge, text] = group.children;
-  put(seam, frame);
-  put(edge, frame);
-  const right = frame.x > 0.75; // a long name would leave the picture
+  for (const rect of group.children) put(rect, frame);
+}
+
+function drawName(text, { box, name, kind, below = false }) {
+  const frame = frameOf(box), right = frame.x > 0.75; // a long name would leave the picture
   const x = right ? Math.min(frame.x + frame.width - 0.012, 0.99) : Math.max(frame.x + 0.012, 0);
   const y = clamp(below ? frame.y + frame.height - 0.012 : frame.y + 0.04, 0.035, 0.99);
-  put(text, { x, y, "text-anchor": right ? "end" : "start" });
+  put(text, { x, y, class: `name ${kind}`, "text-anchor": right ? "end" : "start" });
   say(text, name);
 }
 
 function drawLines(layer, lines) {
-  const nodes = pool(layer, lines.length, () =>
-    make("svg:g", {}, make("svg:line", { class: "seam" }), make("svg:line", { class: "edge" }), make("svg:path", { class: "tip" })),
-  );
-  lines.forEach(({ from, to, kind, tip = false }, index) => {
-    const ends = { x1: from[0], y1: from[1], x2: to[0], y2: to[1] };
+  const parts = () => ["seam", "edge", "tip"].map((name) => make("svg:path", { class: name }));
+  const nodes = pool(layer, lines.length, () => make("svg:g", {}, ...parts()));
+  lines.forEach(({ from, to, kind, tip = false, bow = 0 }, index) => {
     put(nodes[index], { class: kind });
-    put(nodes[index].children[0], ends);
-    put(nodes[index].children[1], ends);
-    put(nodes[index].children[2], { d: tip ? arrowTip(from, to) : null });
+    const [seam, edge, end] = nodes[index].children, way = curve(from, to, bow);
+    put(seam, { d: way });
+    put(edge, { d: way });
+    put(end, { d: tip ? arrowTip(from, to) : null });
   });
+}
+
+// From one point to another, bent aside by a share of the way, so that lines on one straight come apart.
+function curve([x1, y1], [x2, y2], bow) {
+  const [mx, my] = [(x1 + x2) / 2 + bow * (y1 - y2), (y1 + y2) / 2 + bow * (x2 - x1)];
+  return bow ? `M${x1} ${y1} Q${mx} ${my} ${x2} ${y2}` : `M${x1} ${y1} L${x2} ${y2}`;
 }
 
 function arrowTip([x1, y1], [x2, y2]) {

@@ -78,8 +78,10 @@ def test_each_preset_shows_what_it_says():
     states = {
         name: plots.assign(p.boxes_cxcywh, p.probabilities, p.target, p.weights) for name, p in plots.presets().items()
     }
-    fails, beats, tie, crowd, empty = states.values()
+    fails, chain, beats, tie, crowd, empty = states.values()
     assert fails.greedy_total > 1.5 * fails.optimal_total
+    assert chain.greedy_total > 3 * chain.optimal_total
+    assert max(len(step.path) for step in hungarian.trace(chain.cost)) == 5, "all three change hands"
     geometry = beats.terms["L1"] + beats.terms["GIoU"]
     assert beats.optimal == [(0, 1), (1, 0)] and geometry[0].argmin() == 0 and geometry[1].argmin() == 1
     assert tie.margin == 0 and tie.cost.shape == (2, 1)

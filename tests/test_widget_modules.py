@@ -11,6 +11,7 @@ from detr_mini import hungarian
 from detr_mini.detection import Detections
 from detr_mini.detr import Attention
 from detr_mini.plots import boxes as box_plots
+from detr_mini.plots.hungarian import _search
 from detr_mini.widgets import AssignmentTimeline, AttentionExplorer, BoxLab, MatchingLab, PositionExplorer
 from detr_mini.widgets.position_explorer import KINDS, WAYS
 
@@ -118,6 +119,7 @@ def differences(answers: list[dict], cases: list[dict]) -> set[str]:
             close(name, answer["terms"][name], term)
         close("cost", answer["cost"], state.cost)
         close("totals", [answer["optimalTotal"], answer["greedyTotal"]], [state.optimal_total, state.greedy_total])
+        close("margin", [1e9 if answer["margin"] == np.inf else answer["margin"]], [min(state.margin, 1e9)])
         if [tuple(pair) for pair in answer["optimal"]] != state.optimal:
             found.add("optimal")
         if [tuple(pair) for pair in answer["greedy"]] != state.greedy:
@@ -155,6 +157,8 @@ def wrong_steps(answers: list[list[dict]], costs: list[list]) -> set[str]:
                 found.add("path")
             if {row: column for row, column in mine["matching"]} != step.matching:
                 found.add("matching")
+            if [set(mine["searching"][way]) for way in ("rows", "columns")] != [*_search(step)]:
+                found.add("search")
     return found
 
 
@@ -166,7 +170,10 @@ def costs():
     return [(cost.round() if index % 3 == 0 else cost).tolist() for index, cost in enumerate(drawn)]
 
 
-STEPS = "cases.map((cost) => module.trace(cost))"
+STEPS = (  # of every step its numbers, and who is in the search
+    "cases.map((cost) => module.trace(cost).map((step) => ({ ...step, searching: Object.fromEntries("
+    "Object.entries(module.searching(step)).map(([way, set]) => [way, [...set]])) })))"
+)
 
 
 def test_every_step_of_the_algorithm_is_pythons(costs):
@@ -180,8 +187,10 @@ def test_every_step_of_the_algorithm_is_pythons(costs):
         ("slack[j] = reduced; from[j] = row;", "slack[j] = reduced;", "path"),
         ("reduced < slack[j]", "reduced <= slack[j]", "path"),
         ("k < path.length; k += 2", "k < path.length - 1; k += 2", "matching"),
+        ("owners = new Set([step.added])", "owners = new Set()", "search"),
+        ("owners.add(byRows ? row : column)", "owners.add(byRows ? column : row)", "search"),
     ],
-    ids=["potentials", "from", "tie", "flip"],
+    ids=["potentials", "from", "tie", "flip", "entering", "owners"],
 )
 def test_a_wrong_copy_of_the_algorithm_is_found(right, wrong, shows_in, costs):
     found = wrong_steps(run_module(MatchingLab, STEPS, costs[:300], change=(right, wrong)), costs[:300])
@@ -196,12 +205,43 @@ def test_a_wrong_copy_of_the_algorithm_is_found(right, wrong, shows_in, costs):
         ("weights.giou * (1 - giou", "weights.giou * (0 - giou", "loss giou"),
         ("weights.no_object : 1", "1 : weights.no_object", "loss label"),
         ("cost[r][c] < cost[best[0]][best[1]]", "cost[r][c] <= cost[best[0]][best[1]] + 0.5", "greedy"),
+        ("best = Math.min(best, total(cost, others))", "best = total(cost, others)", "margin"),
     ],
-    ids=["log", "corners", "one minus", "no object", "greedy"],
+    ids=["log", "corners", "one minus", "no object", "greedy", "margin"],
 )
 def test_a_wrong_copy_of_the_assignment_is_found(right, wrong, shows_in, scenes):
     some = scenes[:200]
     assert shows_in in differences(run_module(MatchingLab, VIEW, some, change=(right, wrong)), some)
+
+
+WORDS = {  # 3 queries x 4 objects and the other way round, by hand
+    "wide": [
+        "q0 enters with u = 1.00, its smallest cost − v",
+        "o0 has slack 0: reached without a rise; o0 is free: the path ends here",
+        "q0 is matched",
+        "q1 enters with u = 1.00, its smallest cost − v",
+        "o0 has slack 0: reached without a rise; its owner q0 joins the search",
+        "smallest slack 1.00 (o1): q0, q1 rise by it, o0 falls by it; o1 is free: the path ends here",
+        "the path is flipped: + enters, − leaves, and q1 is matched",
+    ],
+    "tall": [
+        "o0 enters with v = 1.00, its smallest cost − u",
+        "q0 has slack 0: reached without a rise; q0 is free: the path ends here",
+        "o0 is matched",
+        "o1 enters with v = 1.00, its smallest cost − u",
+        "q0 has slack 0: reached without a rise; its owner o0 joins the search",
+        "smallest slack 1.00 (q1): o0, o1 rise by it, q0 falls by it; q1 is free: the path ends here",
+        "the path is flipped: + enters, − leaves, and o1 is matched",
+    ],
+}
+
+
+def test_the_steps_are_put_into_words():
+    wide = np.array([[1.0, 2, 5, 9], [1, 4, 6, 9], [0, 3, 7, 9]])
+    happening = "cases.map((cost) => module.trace(cost).map((_, index, steps) => module.happens(steps, index)))"
+    answers = run_module(MatchingLab, happening, [wide.tolist(), wide.T.tolist()])
+    for said, words in zip(answers, WORDS.values(), strict=True):
+        assert said[: len(words)] == words and len(said) == 12
 
 
 def test_a_probability_that_is_set_leaves_the_others_their_shares():

@@ -104,6 +104,193 @@ def test_sliders_change_probabilities_and_weights(open_lab):
     assert "No objects" in page.inner_text(".totals") and state(page)["preset"] == "no objects"
 
 
+def test_a_slider_stays_under_the_hand_whatever_becomes_of_its_class(open_lab):
+    page = open_lab(MatchingLab("greedy fails"))
+    page.get_by_role("button", name="add: one more prediction").click()
+    assert "the other 18 classes together: 0.86" in page.inner_text(".turn"), "of equal classes none is the surest"
+    page.get_by_label("car", exact=True).focus()
+    before = page.evaluate("document.activeElement.value")
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert float(page.evaluate("document.activeElement.value")) == pytest.approx(float(before) + 0.05)
+    own = torch.tensor([[0.5, 0.48, 0.01, 0.01]])
+    target = {"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "labels": [2]}
+    lab = MatchingLab(target=target, predictions=target["boxes"], probabilities=own, names=["bus", "boat", "car"])
+    page = open_lab(lab)
+    slider = page.get_by_label("bus", exact=True)
+    for p in ("0.4", "0.3", "0.2"):
+        slider.fill(p)
+        assert state(page)["probabilities"][0][0] == float(p)
+    assert page.locator(".turn .slider span").all_inner_texts() == ["bus", "car", "no object", "boat"]
+
+
+def test_a_removed_prediction_leaves_the_hand_and_the_last_hands_the_focus_on(open_lab):
+    page = open_lab(MatchingLab("greedy fails"))
+    page.mouse.move(*on_screen(page, *state(page)["boxes"][0][:2]))
+    page.mouse.down()
+    page.keyboard.press("Delete")
+    kept = state(page)["boxes"]
+    page.mouse.move(*on_screen(page, 0.2, 0.2), steps=4)
+    page.mouse.up()
+    assert state(page)["boxes"] == kept and page.locator(".trouble").is_hidden()
+    page.focus(".stage .box.query")
+    page.keyboard.press("Delete")
+    assert page.evaluate("document.activeElement.textContent") == "add"
+    page.keyboard.press("Enter")
+    assert len(state(page)["boxes"]) == 1
+    remove = page.get_by_role("button", name="remove: the selected prediction")
+    remove.click()
+    assert state(page)["boxes"] == [] and remove.is_disabled()
+
+
+def touches(page, kind: str, *places) -> None:
+    points = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(places)]
+    page.touch_session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_a_second_finger_does_not_end_the_drag(open_lab):
+    page = open_lab(MatchingLab("greedy fails"), has_touch=True)
+    page.touch_session = page.context.new_cdp_session(page)
+    first, empty, end = (on_screen(page, *at) for at in (state(page)["boxes"][0][:2], (0.1, 0.1), (0.5, 0.5)))
+    touches(page, "touchStart", first)
+    touches(page, "touchStart", first, empty)
+    touches(page, "touchEnd", first)
+    touches(page, "touchMove", end)
+    touches(page, "touchEnd")
+    np.testing.assert_allclose(state(page)["boxes"][0][:2], [0.5, 0.5], atol=0.01)
+
+
+def test_a_finger_beside_the_boxes_scrolls_the_page(open_lab):
+    page = open_lab(MatchingLab("greedy fails"), has_touch=True, is_mobile=True, viewport={"width": 400, "height": 500})
+    before = state(page)["boxes"]
+    x, y = on_screen(page, 0.08, 0.45)
+    page.context.new_cdp_session(page).send(
+        "Input.synthesizeScrollGesture", {"x": x, "y": y, "yDistance": -150, "gestureSourceType": "touch"}
+    )
+    assert page.evaluate("document.scrollingElement.scrollTop") > 80 and state(page)["boxes"] == before
+    touch_drag(page, before[1][:2], (0.4, 0.5))
+    np.testing.assert_allclose(state(page)["boxes"][1][:2], [0.4, 0.5], atol=0.02)
+
+
+def test_small_boxes_can_be_moved_and_coincident_ones_told_apart(open_lab):
+    page = open_lab(lab_with([[0.3, 0.3, 0.03, 0.03], [0.6, 0.6, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2]]))
+    page.focus(".stage .box.query >> nth=0")
+    drag(page, (0.3, 0.3), (0.4, 0.35))
+    np.testing.assert_allclose(state(page)["boxes"][0], [0.4, 0.35, 0.03, 0.03], atol=0.005)
+    page.focus(".stage .box.query >> nth=2")
+    drag(page, (0.6, 0.6), (0.5, 0.8))
+    now = state(page)["boxes"]
+    assert now[1] == [0.6, 0.6, 0.2, 0.2] and now[2][1] == pytest.approx(0.8, abs=0.005)
+
+
+def test_keys_and_corners_of_boxes_beyond_the_edge(open_lab):
+    page = open_lab(lab_with([[1.4, 0.5, 3.0, 2.0], [0.0, 0.5, 0.4, 0.2]]))
+    page.focus(".stage .box.query >> nth=0")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Shift+ArrowLeft")
+    assert state(page)["boxes"][0] == [1.4, 0.5 - 1 / 64, 3.0 - 1 / 64, 2.0], "only the side that was asked for"
+    page.keyboard.press("ArrowRight")
+    assert state(page)["boxes"][0][0] == 1.4, "not further out"
+    page.keyboard.press("Alt+ArrowLeft")
+    assert state(page)["boxes"][0][0] == 1.4, "left to the browser"
+    page.focus(".stage .box.query >> nth=1")
+    drag(page, (0.2, 0.6), (0.25, 0.6))
+    np.testing.assert_allclose(state(page)["boxes"][1], [0.025, 0.5, 0.45, 0.2], atol=0.005)
+
+
+def test_escape_takes_a_drag_back(open_lab):
+    page = open_lab(MatchingLab("greedy fails"))
+    before = state(page)["boxes"]
+    page.mouse.move(*on_screen(page, *before[0][:2]))
+    page.mouse.down()
+    page.mouse.move(*on_screen(page, 0.2, 0.2), steps=4)
+    assert state(page)["boxes"] != before
+    page.keyboard.press("Escape")
+    page.mouse.move(*on_screen(page, 0.3, 0.3))
+    page.mouse.up()
+    assert state(page)["boxes"] == before
+
+
+def test_a_changed_scene_says_so_and_can_be_reset(open_lab):
+    lab = MatchingLab("a tie")
+    page = open_lab(lab)
+    reset = page.get_by_role("button", name="reset")
+    assert "either may be taken" in page.inner_text(".says") and "A tie" in page.inner_text(".notes")
+    assert reset.is_disabled()
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowLeft")
+    assert "changed" in page.inner_text(".says") and "either" not in page.inner_text(".says")
+    assert "A tie" not in page.inner_text(".notes")
+    reset.click()
+    assert state(page)["boxes"] == lab.predictions.tolist() and reset.is_disabled()
+    own = lab_with([[0.5, 0.5, 0.2, 0.2]])
+    page = open_lab(own)
+    page.get_by_label("scene", exact=True).select_option("a chain")
+    assert len(state(page)["boxes"]) == 3
+    page.get_by_label("scene", exact=True).select_option("own scene")
+    assert state(page)["boxes"] == own.predictions.tolist() and state(page)["preset"] is None
+
+
+def test_playing_stops_when_the_scene_is_changed(open_lab):
+    page = open_lab(MatchingLab("a chain"))
+    play = page.get_by_label(": the algorithm")
+    play.click()
+    assert play.inner_text() == "pause" and state(page)["step"] == 0
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowLeft")
+    assert play.inner_text() == "play" and state(page)["step"] is None
+    page.get_by_label("scene", exact=True).select_option("no objects")
+    assert play.is_disabled() and "no cost" in page.inner_text(".totals")
+
+
+def test_steps_are_marked_in_the_table_and_on_the_scene(open_lab):
+    """The longest path of "a chain": three pairs enter, two leave."""
+    lab = MatchingLab("a chain")
+    lab.step = next(index for index, step in enumerate(lab.steps) if len(step.path) == 5)
+    step = lab.steps[lab.step]
+    page = open_lab(lab)
+    signs = page.eval_on_selector_all(
+        ".costs tbody tr",
+        "rows => rows.map((row) => [...row.querySelectorAll('.cost')].map((cell) => cell.querySelector('i').textContent))",
+    )
+    path = {cell: "+" if place % 2 == 0 else "−" for place, cell in enumerate(step.path)}
+    assert {(q, t): text for q, row in enumerate(signs) for t, text in enumerate(row) if text} == path
+    assert page.locator(".costs tbody .name.in-search").all_inner_texts() == ["q0", "q1", "q2"]
+    assert page.locator(".stage .lines .new").count() == 3 and page.locator(".stage .lines .leaving").count() == 2
+    assert page.locator(".stage .lines .greedy").count() == 0
+    reduced = lab.assignment.cost - step.row_potentials[:, None] - step.column_potentials
+    cell = page.locator(".costs tbody tr").nth(1).locator(".cost").nth(2)
+    said = cell.get_attribute("aria-label").replace("−", "-")
+    assert said.startswith(f"reduced cost {reduced[1, 2]:.2f}, cost {lab.assignment.cost[1, 2]:.2f}")
+    page.get_by_label("last step").click()
+    assert "in" not in page.locator(".costs tfoot td").all_inner_texts(), "the search is over"
+    assert "matched so far: 3 of 3, cost 1.97" in page.inner_text(".totals")
+
+
+def test_what_a_cost_is_made_of_is_told_for_the_selected_prediction(open_lab):
+    lab = MatchingLab("class beats geometry")
+    page = open_lab(lab)
+    terms = lab.assignment.terms
+    first = page.locator(".parts div").first.inner_text().replace("−", "-")
+    sides = " + ".join(f"{name} {terms[name][0, 1]:.2f}" for name in terms)
+    assert first == f"q0 for o1: {sides} = {lab.assignment.cost[0, 1]:.2f} ●"
+    assert f"second-best assignment costs {lab.assignment.margin:.2f} more" in page.inner_text(".notes")
+
+
+def test_losses_stand_beside_the_costs_and_are_seen(open_lab):
+    lab = MatchingLab("more objects than queries", show_losses=True)
+    for width in (1000, 400):
+        page = open_lab(lab, viewport={"width": width, "height": 800})
+        frame = page.locator(".scroll").bounding_box()
+        last = page.locator(".costs tbody tr").first.locator(".sum").bounding_box()
+        assert width == 400 or last["x"] + last["width"] <= frame["x"] + frame["width"]
+        sums = [float(text) for text in page.locator(".costs .sum").all_inner_texts()]
+        assert sum(sums) == pytest.approx(lab.losses.total, abs=0.02)
+    page.get_by_label("scene", exact=True).select_option("no objects")
+    lab.preset = "no objects"
+    assert f"loss {lab.losses.total:.2f}" in page.inner_text(".totals")
+
+
 def test_the_stepper_goes_forward_back_and_plays(open_lab):
     lab = MatchingLab("more objects than queries")
     page = open_lab(lab)
@@ -157,10 +344,93 @@ def test_at_most_one_message_is_in_flight_and_the_last_arrives(open_lab):
     assert page.evaluate("window.sent.length") >= 4, "a kernel that never answers is asked again"
 
 
+def test_what_python_sets_meanwhile_and_what_the_hand_does_both_stay(open_lab):
+    page = open_lab(BoxLab((0.1, 0.1, 0.4, 0.4), (0.6, 0.6, 0.9, 0.9)))
+    page.evaluate(
+        """() => {
+          const model = document.getElementById('widget').model;
+          window.sent = []; model.save_changes = () => window.sent.push(structuredClone(model.get('state')));
+        }"""
+    )
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowRight")
+    assert state(page)["touched"] == ["a"]
+    page.evaluate(
+        """() => {
+          const { model } = document.getElementById('widget');
+          const state = { ...window.sent[0], a: [0.1, 0.1, 0.4, 0.4], b: [0.5, 0.5, 0.9, 0.9], by: 'python' };
+          model.set('state', { ...state, touched: [] });
+        }"""
+    )
+    place = ".stage .box.{} .edge"
+    assert float(page.get_attribute(place.format("query"), "x")) == pytest.approx(0.1 + 1 / 64), "not undone"
+    assert float(page.get_attribute(place.format("object"), "x")) == pytest.approx(0.5)
+    page.keyboard.press("ArrowRight")
+    page.evaluate(
+        """() => {
+          const { model } = document.getElementById('widget'), { by, number } = window.sent.at(-1);
+          model.set('heard', `${by} ${number}`);
+        }"""
+    )
+    last = page.evaluate("window.sent.at(-1)")
+    assert last["a"][0] == pytest.approx(0.1 + 2 / 64) and last["b"] == [0.5, 0.5, 0.9, 0.9]
+
+
+def test_a_refused_change_is_taken_back_and_a_closed_view_sends_its_last(open_lab):
+    page = open_lab(BoxLab())
+    page.evaluate(
+        """() => {
+          const { model } = document.getElementById('widget'), good = model.get('state');
+          model.save_changes = () => {
+            const { by, number } = model.get('state');
+            model.set('state', { ...good, by: 'python' });
+            model.set('trouble', 'Python refuses this: planted');
+            model.set('heard', `${by} ${number}`);
+          };
+        }"""
+    )
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".trouble:not([hidden])")
+    assert float(page.get_attribute(".stage .box.query .edge", "x")) == pytest.approx(BoxLab().a[0])
+    page = open_lab(BoxLab())
+    page.evaluate("document.getElementById('widget').model.save_changes = () => {}")
+    page.focus(".stage .box.query")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        state(page)
+    page.evaluate("document.getElementById('widget').close()")
+    assert state(page)["a"][0] == pytest.approx(BoxLab().a[0] + 3 / 64)
+
+
+def test_plain_keys_stay_in_the_widget(open_lab):
+    page = open_lab(MatchingLab())
+    page.evaluate("window.heard = []; addEventListener('keydown', ({ key }) => window.heard.push(key))")
+    for place in (".stage .box.query", "input[type=range]", "select"):
+        page.focus(place)
+        for key in ("x", "j", "ArrowDown", "ArrowLeft", "Shift+Enter", "Control+s", "Tab"):
+            page.keyboard.press(key)
+            if key == "Tab":
+                break
+            page.focus(place)
+    heard = [key for key in page.evaluate("window.heard") if key not in ("Shift", "Control")]
+    assert heard == ["Enter", "s", "Tab"] * 3
+
+
+def lab_with(boxes: list) -> MatchingLab:
+    """The first preset's objects with other predictions, as an own scene."""
+    even = np.full((len(boxes), 21), 1 / 21)
+    return MatchingLab(target=MatchingLab().target, predictions=boxes, probabilities=even)
+
+
 MANY = np.random.default_rng(0).uniform(0.1, 0.9, (60, 4))
 ODD = {
     "no boxes": (np.zeros((0, 4)), np.zeros((0, 21)), "No predictions"),
-    "one box": ([[0.5, 0.5, 0.2, 0.2]], np.full((1, 21), 1 / 21), "2 objects, 1 prediction: nobody answers for 1 object"),
+    "one box": (
+        [[0.5, 0.5, 0.2, 0.2]],
+        np.full((1, 21), 1 / 21),
+        "2 objects, 1 prediction: nobody answers for 1 object",
+    ),
     "60 boxes": (MANY, np.full((60, 21), 1 / 21), "optimal"),
     "outside": ([[1.6, 0.5, 0.2, 0.2]] * 2, np.full((2, 21), 1 / 21), "q0 lies outside the image"),
     "equal boxes": ([[0.5, 0.5, 0.2, 0.2]] * 3, np.full((3, 21), 1 / 21), "optimal"),

@@ -94,9 +94,10 @@ def greedy(cost: np.ndarray) -> Pairs:
 
 
 def presets() -> dict[str, Preset]:
-    """Five situations on toybox scenes: greedy fails, class beats geometry, a tie, too many objects, none."""
+    """Six situations on toybox scenes: greedy fails, and in a chain; class beats geometry, a tie, too many, none."""
     return {
         "greedy fails": _greedy_fails(),
+        "a chain": _chain(),
         "class beats geometry": _class_beats_geometry(),
         "a tie": _tie(),
         "more objects than queries": _too_many(),
@@ -510,6 +511,17 @@ def _greedy_fails() -> Preset:
     undecided[:, target["labels"]] = 0.4
     undecided[:, -1] = 0.2
     says = "q1 is a little nearer to o0 than q0 is; greedy takes it, and q0 must go far"
+    return Preset(says, image, target, boxes, undecided)
+
+
+def _chain() -> Preset:
+    image, target = _scene(432)
+    zebra, car, bird = target["boxes"][[1, 2, 0]]  # from above to below, nearly on one line
+    boxes = torch.stack([car + 0.4 * (bird - car), zebra + 0.4 * (car - zebra), zebra - 0.5 * (car - zebra)])
+    undecided = torch.zeros(3, 21)
+    undecided[:, target["labels"]] = 0.3
+    undecided[:, -1] = 0.1
+    says = "q0 and q1 are nearer to the object behind them; if each takes the next one, q2 need not go far"
     return Preset(says, image, target, boxes, undecided)
 
 

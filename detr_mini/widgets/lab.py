@@ -166,7 +166,7 @@ const address = URL.createObjectURL(new Blob([{source}], {{ type: "text/javascri
 const {{ default: widget }} = await import(address);
 const el = document.getElementById("{place}");
 el.model = model;
-widget.render({{ model, el }});
+el.close = widget.render({{ model, el }});
 </script>"""
 
 

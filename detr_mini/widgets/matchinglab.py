@@ -25,8 +25,8 @@ class MatchingLab(Lab):
     Begins with one of `plots.hungarian.presets()` by name, or with an own scene: `target` (boxes (T, 4) cxcywh, labels
     (T,)), `predictions` (Q, 4), `probabilities` (Q, K+1) with "no object" last, `names` (K,), and perhaps an image.
     Whatever the mouse changes can be read and set: `predictions`, `probabilities`, `weights`, `target`, `preset`,
-    `lines`, `step`; `assignment`, `steps` and `losses` are Python's own answer. Raises ValueError for shapes that do not fit,
-    labels outside the classes, and numbers that are not finite.
+    `lines`, `step`; `assignment`, `steps` and `losses` are Python's own answer. Raises ValueError for shapes that do
+    not fit, labels outside the classes, and numbers that are not finite.
     """
 
     _esm = module("core", "geometry", "assignment", "stage", "costtable", "matchinglab")

@@ -119,7 +119,7 @@ def differences(answers: list[dict], cases: list[dict]) -> set[str]:
             close(name, answer["terms"][name], term)
         close("cost", answer["cost"], state.cost)
         close("totals", [answer["optimalTotal"], answer["greedyTotal"]], [state.optimal_total, state.greedy_total])
-        close("margin", [1e9 if answer["margin"] == np.inf else answer["margin"]], [min(state.margin, 1e9)])
+        close("margin", [min(float(answer["margin"]), 1e9)], [min(state.margin, 1e9)])
         if [tuple(pair) for pair in answer["optimal"]] != state.optimal:
             found.add("optimal")
         if [tuple(pair) for pair in answer["greedy"]] != state.greedy:

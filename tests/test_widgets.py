@@ -179,6 +179,55 @@ def test_a_function_that_changes_the_widget_is_not_called_by_its_own_change():
     assert len(calls) == 2 and lab.a[0] == 0.25
 
 
+def test_the_experiments_of_notebook_02_come_out_as_told():
+    lab, lost = MatchingLab("greedy fails"), []
+    for _ in range(3):
+        lost.append(lab.assignment.greedy_total - lab.assignment.optimal_total)
+        first = lab.assignment.cost[:, 0]
+        lab.predictions = lab.predictions + torch.tensor([[0, 0, 0, 0], [0, 1 / 64, 0, 0]])  # an arrow key, down
+    assert lost == pytest.approx([4.95, 5.19, 0], abs=5e-3) and first == pytest.approx([2.73, 2.75], abs=5e-3)
+    lab = MatchingLab("class beats geometry")
+    found = {}
+    for weight in (1, 0.95, 0.55, 0.5):
+        lab.weights = matching.Weights(weight, 5, 2)
+        found[weight] = lab.assignment.optimal, lab.assignment.greedy_total > lab.assignment.optimal_total + 1e-6
+    crossed, straight = [(0, 1), (1, 0)], [(0, 0), (1, 1)]
+    assert found == {
+        1: (crossed, False), 0.95: (crossed, True), 0.55: (crossed, True), 0.5: (straight, False)
+    }  # fmt: skip
+    lab = MatchingLab("more objects than queries")
+    before = lab.assignment.optimal_total
+    more = torch.cat([lab.predictions, torch.tensor([[0.58, 0.58, 0.25, 0.25]])])
+    lab.change(boxes=more.tolist(), probabilities=[*lab.probabilities.tolist(), [1 / 21] * 21])
+    assert (before, lab.assignment.optimal_total) == pytest.approx((-4.23, -0.98), abs=5e-3)
+    assert (3, 2) in lab.assignment.optimal
+    assert len(MatchingLab("a chain").steps[9].path) == 5
+
+
+def test_the_experiment_of_notebook_03_comes_out_as_told():
+    boxes = [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [0.75, 0.5, 0.25, 0.5], [0.125, 0.125, 0.25, 0.25]]
+    eighths = np.array([[4, 2, 2], [2, 2, 4], [2, 2, 4], [3, 4, 1]]) / 8
+    target = {"boxes": torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.75, 0.5, 0.5, 0.5]]), "labels": [0, 1]}
+    lab = MatchingLab(target=target, predictions=boxes, probabilities=eighths, names=["cat", "dog"], show_losses=True)
+
+    def told() -> tuple:
+        parts = lab.losses
+        shares = np.asarray(parts.label) + np.asarray(parts.l1) + np.asarray(parts.giou)
+        return lab.assignment.cost[3, 1], lab.assignment.optimal, shares[2], shares[3], parts.total
+
+    seen = [told()]
+    for last in ([0.75, 0.5, 0.25, 0.25], [0.8125, 0.5625, 0.375, 0.375], [0.75, 0.5, 0.5, 0.5]):
+        lab.predictions = [*boxes[:3], last]
+        seen.append(told())
+    costs, pairs = [one[0] for one in seen], [one[1] for one in seen]
+    assert costs[1:] == pytest.approx([1.5, 0.25, -2.5], abs=5e-3)
+    assert pairs == [[(0, 0), (2, 1)]] * 3 + [[(0, 0), (3, 1)]]
+    assert seen[0][2:] == pytest.approx((1.76, 0.09, 3.49), abs=6e-3)
+    assert seen[3][2:] == pytest.approx((0.03, 0.32, 1.98), abs=6e-3)
+    lab.predictions, lab.weights = boxes, matching.Weights(1, 0, 2)
+    assert lab.losses.total == pytest.approx(seen[0][-1])
+
+
 def test_messages_stay_small():
     """Pictures, presets and maps go once; a drag sends what has changed hands only."""
     sizes = {name: len(json.dumps(make().state)) for name, make in LABS.items()}

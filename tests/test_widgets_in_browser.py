@@ -6,7 +6,9 @@ import normalise_notebooks
 import numpy as np
 import pytest
 import torch
+import widget_picture
 from browser import drag, on_screen, state, touch_drag
+from PIL import Image
 
 from detr_mini.widgets import BoxLab, MatchingLab
 
@@ -492,6 +494,15 @@ def test_every_control_has_a_name_for_screen_readers(lab, open_lab):
     for role in ("button", "slider", "combobox", "img"):
         for node in page.get_by_role(role).all():
             assert node.get_attribute("aria-label") or node.inner_text().strip(), node.evaluate("n => n.outerHTML")
+
+
+def test_the_readmes_picture_can_be_taken_again(chromium, tmp_path):
+    for name, options in {"rest": {}, "step": {"step": 9, "scheme": "dark"}}.items():
+        widget_picture.draw(chromium, tmp_path / f"{name}.png", **options)
+    rest, step = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("rest", "step"))
+    with Image.open(widget_picture.PICTURE) as stored:
+        assert stored.width == rest.shape[1] and abs(stored.height - rest.shape[0]) < 60
+    assert rest.mean() > 180 and step.mean() < 90, "light and dark"
 
 
 SMALL_NOTEBOOK = (

@@ -10,12 +10,15 @@ import nbformat
 import pytest
 from jupyter import ask_python
 
+from detr_mini.widgets import MatchingLab
+
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN_MS = 20_000
 
 
 @pytest.fixture(scope="module", params=jupyter.PATHS)
 def front(request, tmp_path_factory):
+    """JupyterLab, and Notebook 7, which shares its code."""
     browser.executable()
     with jupyter.served(request.param, tmp_path_factory.mktemp(request.param)) as running:
         yield running
@@ -151,6 +154,29 @@ def test_a_drag_reaches_python_and_back(front, page):
     page.wait_for_selector(".detr-mini .trouble:not([hidden])", timeout=5000)
 
 
+def test_a_busy_kernel_loses_nothing_and_a_dead_one_stops_nothing(front, page):
+    source = "from detr_mini.widgets import MatchingLab\nlab = MatchingLab('greedy fails')\nlab"
+    front.run_all(page, small_notebook(front.work, source))
+    stage = stage_of(page, "MatchingLab")
+    page.evaluate(
+        """() => {
+          const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+          kernel.requestExecute({ code: "import time\\ntime.sleep(3)\\nlab.lines = 'both'" });
+        }"""
+    )
+    drag(page, stage, MatchingLab().predictions[0, :2].tolist(), (0.2, 0.9))
+    assert marked(page) == [[0, 1], [1, 0]], "the picture does not wait for the kernel"
+    ask_python(page, "0")  # the kernel is back, and the page sends what was held back
+    page.wait_for_timeout(1500)
+    there, lines, pairs = ask_python(page, "[lab.predictions[0, :2].tolist(), lab.lines, lab.assignment.optimal]")
+    assert there == pytest.approx([0.2, 0.9], abs=0.01) and lines == "both" and pairs == marked(page)
+    page.wait_for_function("document.querySelectorAll('.stage .lines .greedy').length === 2", timeout=5000)
+    front.stop_kernels()
+    drag(page, stage, (0.2, 0.9), MatchingLab().predictions[0, :2].tolist())
+    assert marked(page) == [[0, 0], [1, 1]], "without a kernel the page goes on"
+    assert page.locator(".detr-mini .trouble").is_hidden()
+
+
 def test_the_identity_is_noticed(front, page):
     planted = (
         "from detr_mini.widgets import MatchingLab\n"
@@ -164,10 +190,12 @@ def test_the_identity_is_noticed(front, page):
         flip_by_hand(page)
 
 
-@pytest.mark.parametrize("name", COMMITTED)
+@pytest.mark.parametrize(
+    "front, name",
+    [*(("jupyterlab", name) for name in COMMITTED), ("notebook", "02_hungarian_matching")],
+    indirect=["front"],
+)
 def test_the_committed_notebook_is_run_and_played_with(front, page, name):
-    if front.app == "notebook" and name != "02_hungarian_matching":
-        pytest.skip("all notebooks in JupyterLab, the matching in Notebook 7 as well: the two share their code")
     shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", front.work)
     cell, play = COMMITTED[name]
     front.run_all(page, f"{name}.ipynb")

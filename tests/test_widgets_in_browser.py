@@ -411,6 +411,22 @@ def test_a_refused_change_is_taken_back_and_a_closed_view_sends_its_last(open_la
     assert state(page)["a"][0] == pytest.approx(BoxLab().a[0] + 3 / 64)
 
 
+def test_the_tab_key_stops_at_every_control_and_box_and_nowhere_else(open_lab):
+    page = open_lab(MatchingLab("greedy fails"))
+    stops = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.tagName")
+        )
+        if stops[-1] == "BODY":
+            break
+    enabled = page.locator(".detr-mini :is(button, select, input):enabled")
+    wanted = [node.get_attribute("aria-label") for node in enabled.all() if node.is_visible()]
+    boxes = [node.get_attribute("aria-label") for node in page.locator(".stage .box.query").all()]
+    assert sorted(stops[:-1]) == sorted(wanted + boxes) and len(boxes) == 2
+
+
 def test_plain_keys_stay_in_the_widget(open_lab):
     page = open_lab(MatchingLab())
     page.evaluate("window.heard = []; addEventListener('keydown', ({ key }) => window.heard.push(key))")

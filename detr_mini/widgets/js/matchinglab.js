@@ -141,7 +141,7 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
 }
 
 const COST_SIGNS = "● framed: an optimal pair; ○ dashed: greedy's; the bluer, the cheaper";
-const STEP_SIGNS = "yellow: cost − u − v is 0; ● framed: matched so far; the path goes from + to + over −: when it is flipped, + enters and − leaves; dark names: in the search; slack: what is missing to reach, in: reached";
+const STEP_SIGNS = "tinted: cost − u − v is 0; ● framed: matched so far; the path goes from + to + over −: when it is flipped, + enters and − leaves; filled names: in the search; slack: what is missing to reach, in: reached";
 
 function pictured({ boxes, probabilities, truth }, names, owner, classOf) {
   const object = (box, t) => ({ box, name: `o${t} ${names[truth.labels[t]]}`, kind: "object", movable: false, below: true, words: `object ${t}, ${names[truth.labels[t]]}` });

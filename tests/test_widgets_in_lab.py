@@ -91,8 +91,8 @@ def move_a_box(page) -> None:
     page.wait_for_timeout(300)
     drag(page, stage, (0.25, 0.3), (0.65, 0.6))
     assert ask_python(page, "lab.a") == pytest.approx([0.5, 0.4, 0.8, 0.8], abs=0.01)
-    shown = page.locator(".detr-mini.BoxLab .card output").all_inner_texts()
-    assert [float(text) for text in shown] == pytest.approx(
+    shown = page.locator(".detr-mini.BoxLab .measures td:nth-child(2)").all_inner_texts()
+    assert [float(text.replace("−", "-")) for text in shown] == pytest.approx(
         ask_python(page, "[lab.measures.iou, lab.measures.giou, lab.measures.l1]"), abs=6e-4
     )
 

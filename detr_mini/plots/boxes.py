@@ -61,7 +61,9 @@ def _measure(a_cxcywh: Tensor, b_cxcywh: Tensor) -> tuple[list[Tensor], list[Ten
     """IoU, GIoU and L1 of boxes (N, 4) with one box (4,): three values (N,) and three gradients (N, 4)."""
     a = a_cxcywh.clone().requires_grad_()
     corners = cxcywh_to_xyxy(a), cxcywh_to_xyxy(b_cxcywh)
-    values = [paired_iou(*corners), paired_giou(*corners), (a - b_cxcywh).abs().sum(-1)]
+    away = a - b_cxcywh
+    away = away.where(away.abs() > STILL, 0)  # equal but for rounding: L1 has no slope there
+    values = [paired_iou(*corners), paired_giou(*corners), away.abs().sum(-1)]
     gradients = [torch.autograd.grad(value.sum(), a, retain_graph=True)[0] for value in values]
     return [value.detach() for value in values], gradients
 

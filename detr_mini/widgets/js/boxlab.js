@@ -1,6 +1,6 @@
 // Two boxes; how far the one is from the other in three measures, and where each measure would pull it.
 
-const MEASURES = ["IoU", "GIoU", "L1"], PULL = 0.22, STILL = 1e-9;
+const MEASURES = ["IoU", "GIoU", "L1"], SIDES = ["cx", "cy", "w", "h"], PULL = 0.12;
 
 // How (cx, cy, w, h) should change to become better in a measure.
 export function pull(found, measure) {
@@ -10,40 +10,41 @@ export function pull(found, measure) {
 function buildBoxLab(root, line, { guarded, redraw }) {
   const stage = new Stage({
     label: "two boxes: tab to one, arrows move it, shift with arrows resizes it",
-    guarded,
-    moved: (index, box) => move(index, corners(box)),
+    guarded, edge: PULL,
+    moved: (index, box) => {
+      line.change({ [index ? "b" : "a"]: corners(box) });
+      redraw();
+    },
     picked: (index) => { picked = index; redraw(); },
   });
   let picked = 0;
-  const move = (index, box) => {
-    line.change({ [index ? "b" : "a"]: box });
-    redraw();
-  };
-  const asked = choice("arrows of", MEASURES, (measure) => { line.change({ measure }); redraw(); });
-  const cards = MEASURES.map((name) => {
-    const value = make("output"), wish = make("small");
-    return { name, value, wish, node: make("div", { class: "card" }, make("span", {}, name), value, wish) };
+  const asked = choice("arrows of", MEASURES, guarded((measure) => { line.change({ measure }); redraw(); }));
+  const head = make("tr", {}, ...["", "value", ...SIDES].map((name) => make("th", { scope: "col" }, name)));
+  const rows = MEASURES.map((name) => {
+    const [value, ...slopes] = Array.from({ length: 5 }, () => make("td"));
+    return { name, value, slopes, node: make("tr", {}, make("th", { scope: "row" }, name), value, ...slopes) };
   });
-  const notes = make("p", { class: "notes", "aria-live": "polite" });
-  const aside = make("div", { class: "aside" }, asked.node, make("div", { class: "cards" }, ...cards.map((card) => card.node)), notes);
-  root.append(make("div", { class: "columns" }, stage.node, aside));
+  const table = make("table", { class: "measures" },
+    make("caption", {}, "slopes: how fast each gets better as a's cx, cy, w or h grows"), make("thead", {}, head), make("tbody", {}, ...rows.map((row) => row.node)));
+  const signs = make("p", { class: "small signs" }), notes = make("p", { class: "notes" });
+  const spoken = make("p", { class: "unseen", "aria-live": "polite" });
+  root.append(make("div", { class: "columns" },
+    make("div", {}, stage.node, signs), make("div", { class: "aside" }, make("div", { class: "bar" }, asked.node), make("div", { class: "scroll" }, table), notes, spoken)));
 
   return () => {
     const { a, b, measure } = line.state, found = measures(a, b);
     const values = { IoU: found.iou, GIoU: found.giou, L1: found.l1 };
     asked.set(measure);
-    for (const { name, value, wish, node } of cards) {
-      const change = pull(found, name), still = change.every((side) => Math.abs(side) < STILL);
-      say(value, values[name].toFixed(3));
-      const sides = ["cx", "cy", "w", "h"].map((side, i) => `${side} ${change[i] < 0 ? "−" : "+"}${Math.abs(change[i]).toFixed(2)}`);
-      say(wish, still ? "no gradient: it asks for nothing" : `a wants ${sides.join(", ")}`);
-      put(node, { class: name === measure ? "card shown" : "card" });
+    for (const { name, value, slopes, node } of rows) {
+      say(value, number(values[name], 3));
+      pull(found, name).forEach((by, i) => say(slopes[i], signed(by)));
+      put(node, { class: name === measure ? "shown" : null });
     }
-    const hull = [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])];
     const shared = [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];
-    const under = measure === "GIoU" ? [{ corners: hull, kind: "hull" }] : [];
-    if (shared[2] > shared[0] && shared[3] > shared[1]) under.push({ corners: shared, kind: "shared" });
-    const words = (name, box) => `${name}, ${box.map((side) => side.toFixed(2)).join(" ")}`;
+    const overlaps = shared[2] > shared[0] && shared[3] > shared[1], hulled = measure === "GIoU";
+    const under = overlaps ? [{ corners: shared, kind: "shared" }] : [];
+    if (hulled) under.unshift({ corners: [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])], kind: "hull" });
+    const words = (name, box) => `${name}, ${box.map((side) => number(side)).join(" ")}`;
     stage.draw({
       items: [
         { box: centred(a), name: "a", kind: "query", movable: true, words: words("a, the prediction", a) },
@@ -51,14 +52,28 @@ function buildBoxLab(root, line, { guarded, redraw }) {
       ],
       selected: picked, image: line.given.image, under, arrows: sideArrows(a, pull(found, measure)),
     });
-    const outside = [["a", a], ["b", b]].filter(([, box]) => Math.min(...box) < 0 || Math.max(...box) > 1).map(([name]) => name);
-    const flat = [["a", a], ["b", b]].filter(([, box]) => !(box[2] > box[0] && box[3] > box[1])).map(([name]) => name);
-    const said = [];
-    if (flat.length) said.push(`${flat.join(" and ")} without area: no overlap is defined that a gradient could improve.`);
-    if (outside.length) said.push(`${outside.join(" and ")} reaches outside the image.`);
-    if (a.every((side, i) => side === b[i])) said.push("The boxes coincide.");
-    say(notes, said.join(" "));
+    say(signs, `blue: a, the prediction; orange dashed: b, the truth${hulled ? "; dotted: hull" : ""}${overlaps ? "; grey: overlap" : ""}; arrows: which way a's sides are pulled`);
+    say(notes, notesOn({ a, b }, found).join(" "));
+    say(spoken, `${measure} ${number(values[measure], 2)}`);
   };
+}
+
+function signed(value) {
+  const text = number(value);
+  return text.startsWith("−") || !/[1-9]/.test(text) ? text : `+${text}`;
+}
+
+function notesOn({ a, b }, found) {
+  const notes = [], among = (test) => [["a", a], ["b", b]].filter(([, box]) => test(box)).map(([name]) => name);
+  const about = (names, one, two) => { if (names.length) notes.push(`${names.join(" and ")} ${names.length > 1 ? two : one}`); };
+  const pixels = (box) => Math.max(...box) > 4, flat = (box) => !(box[2] > box[0] && box[3] > box[1]);
+  about(among(flat), "has no area: IoU is 0 whatever the other does.", "have no area: IoU is 0.");
+  about(among(pixels), "seems to be in pixels: divide by the width and height of the image.", "seem to be in pixels: divide by the width and height of the image.");
+  about(among((box) => !pixels(box) && (Math.min(...box) < 0 || Math.max(...box) > 1)), "reaches outside the image.", "reach outside the image.");
+  if (a.every((side, i) => side === b[i])) notes.push("The boxes coincide.");
+  const still = MEASURES.filter((name) => pull(found, name).every((by) => Math.abs(by) < STILL));
+  if (still.length) notes.push(`No slope, so nothing to learn from: ${still.join(", ")}.`);
+  return notes;
 }
 
 // Arrows at the middles of a's sides, as long as the sides are pulled; the longest is PULL.

@@ -1,6 +1,6 @@
 // Boxes, as detr_mini.boxes and detr_mini.plots.boxes compute them: corners (x1, y1, x2, y2) or (cx, cy, w, h), 0..1.
 
-const EMPTY_AREA = 1e-20;
+const EMPTY_AREA = 1e-20, STILL = 1e-9; // a gradient or a difference below this is none
 
 export function corners([cx, cy, w, h]) {
   return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];
@@ -45,10 +45,10 @@ export function measures(aCorners, bCorners) {
   return {
     iou: iou.value,
     giou: iou.value - empty.value,
-    l1: inA.reduce((sum, side, i) => sum + Math.abs(side - inB[i]), 0),
+    l1: l1(inA, inB),
     iouGradient: byCentre(iou.by),
     giouGradient: byCentre(iou.by.map((by, i) => by - empty.by[i])),
-    l1Gradient: inA.map((side, i) => Math.sign(side - inB[i])),
+    l1Gradient: inA.map((side, i) => (Math.abs(side - inB[i]) > STILL ? Math.sign(side - inB[i]) : 0)),
   };
 }
 

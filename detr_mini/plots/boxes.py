@@ -328,7 +328,7 @@ def two_boxes(a_xyxy: Sequence[float], b_xyxy: Sequence[float]) -> Figure:
             marker=r"$\rightarrow$",
             linestyle="",
             markersize=14,
-            label="where a's sides should go",
+            label="which way a's sides are pulled",
         ),
     ]
     _legend(figure, entries)

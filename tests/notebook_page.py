@@ -6,6 +6,7 @@ so what is computed in the page goes on working. Equations become MathML.
 
 import copy
 import re
+from html import escape
 
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
@@ -16,7 +17,7 @@ from detr_mini.widgets.lab import embedded
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 CODE = re.compile(r"```.*?```|~~~.*?~~~|`[^`\n]*`", re.DOTALL)
-MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?![\s$])([^$\n]+?)(?<![\s\\])\$(?!\d)", re.DOTALL)
+MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?![\s$])((?:[^$\n]|\n(?!\s*\n))+?)(?<![\s\\])\$(?!\d)", re.DOTALL)
 REMOTE = re.compile(r"<script[^>]*\bsrc=[\"']https?://[^>]*>\s*</script>|<link[^>]*\bhref=[\"']https?://[^>]*>", re.I)
 REQUIRE = re.compile(r"<script>\s*\(function\(\) \{\s*function addWidgetsRenderer.*?</script>", re.DOTALL)
 MERMAID = re.compile(r"<script type=\"module\">(?:(?!</script>).)*mermaid.*?</script>", re.DOTALL)
@@ -36,7 +37,8 @@ def page(notebook: NotebookNode, title: str) -> str:
             values = states.get(view["model_id"], {}).get("state", {}) if view else {}
             if "_esm" in values:
                 traits = {name: values[name] for name in ("state", "given", "heard", "trouble") if name in values}
-                output.data = {"text/html": embedded(values["_esm"], traits, f"widget-{number}-{place}")}
+                line = f"<noscript>{escape(output.data.get('text/plain', ''))}</noscript>\n"
+                output.data = {"text/html": line + embedded(values["_esm"], traits, f"widget-{number}-{place}")}
     notebook.metadata.pop("widgets", None)
     exporter = HTMLExporter(embed_images=True)
     html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})

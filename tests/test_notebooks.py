@@ -1,10 +1,13 @@
 """The stored notebooks are as style wants them, and the tool that makes them so does its work."""
 
 import os
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import normalise_notebooks as tool
+import notebook_page
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -168,3 +171,46 @@ def test_notebooks_are_not_stored_from_a_shortened_run(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="full length"):
         tool.execute(good(), tmp_path)
     assert os.environ[tool.QUICK] == "1"
+
+
+class Prose(HTMLParser):
+    """The text of a page that stands outside code."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.text = 0, ""
+
+    def handle_starttag(self, tag, attributes):
+        self.inside += tag in ("pre", "code", "script", "style")
+
+    def handle_endtag(self, tag):
+        self.inside -= tag in ("pre", "code", "script", "style")
+
+    def handle_data(self, data):
+        self.text += "" if self.inside else data
+
+
+def prose_of(notebook: nbformat.NotebookNode) -> str:
+    parser = Prose()
+    parser.feed(notebook_page.page(notebook, "a page"))
+    return parser.text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_leaves_no_equation_as_source(path):
+    text = prose_of(nbformat.read(path, as_version=4))
+    assert len(text) > 1000 and not re.findall(r".{0,40}\$.{0,40}", text)
+
+
+def test_equations_on_a_page_may_break_a_line_and_prices_are_none():
+    cell = "Let $y =\n(c, b)$, then $$\\frac12\n\n= z$$ and `$PATH`. It costs $5 or\n\nless than 6$, or \\$7."
+    html = notebook_page.page(new_notebook(cells=[new_markdown_cell(cell)]), "small")
+    assert html.count("<math") == 2 and "$PATH" in html and "$5" in html and "6$" in html
+
+
+def test_a_widget_on_a_page_without_scripts_is_the_line_that_is_stored():
+    view = new_output("display_data", data={tool.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "Lab: <a scene>"})
+    notebook = new_notebook(cells=[new_code_cell("lab", outputs=[view])])
+    values = {"_esm": "export default {}", "state": {}, "given": {}}
+    notebook.metadata["widgets"] = {notebook_page.WIDGET_STATE: {"state": {"1": {"state": values}}}}
+    assert "<noscript>Lab: &lt;a scene&gt;</noscript>" in notebook_page.page(notebook, "small")

@@ -1,6 +1,7 @@
 """The widgets' ES modules, run by node, give Python's numbers on a thousand random cases, and broken copies do not."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -339,7 +340,7 @@ def worst_view(explorer: AttentionExplorer, change: tuple[str, str] | None = Non
 
 
 def test_attention_maps_and_their_numbers_are_pythons(explorer):
-    assert worst_view(explorer) < 2e-6  # entropy of some bits, in float32
+    assert worst_view(explorer) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -397,6 +398,20 @@ def timelines_differ(change: tuple[str, str] | None = None) -> bool:
 
 def test_frames_and_instability_are_pythons():
     assert not timelines_differ()
+
+
+def test_the_spans_of_owners_are_pythons():
+    labs = runs()
+    givens = [lab.traits_now()["given"] for lab in labs]
+    expression = "cases.map(({ frames, truth }) => truth.boxes.map((_, t) => module.owners(frames, t)))"
+    for answer, lab in zip(run_module(AssignmentTimeline, expression, givens), labs, strict=True):
+        owner = np.array([frame.query for frame in lab.frames]).T  # (T, P)
+        for spans, row in zip(answer, owner, strict=True):
+            assert (
+                np.concatenate([np.full(end - first + 1, query) for query, first, end in spans]).tolist()
+                == row.tolist()
+            )
+            assert all(one[0] != other[0] for one, other in pairwise(spans))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from detr_mini import matching
 from detr_mini.datasets.toybox import Toybox
 from detr_mini.detection import Detections
 from detr_mini.detr import Attention
+from detr_mini.positions import LearnedEncoding
 from detr_mini.widgets import AssignmentTimeline, AttentionExplorer, BoxLab, MatchingLab, PositionExplorer
 
 
@@ -233,3 +234,107 @@ def test_messages_stay_small():
     sizes = {name: len(json.dumps(make().state)) for name, make in LABS.items()}
     assert max(sizes.values()) < 3000, sizes
     assert tuple(MatchingLab().names) == Toybox.names
+
+
+@pytest.mark.parametrize(
+    "number", [1, np.int64(1), np.array(1), torch.tensor(1)], ids=["int", "numpy", "numpy array", "tensor"]
+)
+def test_indices_of_every_kind_are_taken(number):
+    attention, positions, run = explorer(), PositionExplorer(), timeline()
+    run.index, positions.cell, attention.pick = number, (number, number), 0 * number
+    attention.layer, attention.head, attention.token = number, number, (number, number)
+    assert (run.index, positions.cell, attention.token, attention.head) == (1, (1, 1), (1, 1), 1)
+    for lab in (attention, positions, run):
+        assert json.loads(json.dumps(lab.traits_now()))["state"] == lab.state
+    assert PositionExplorer(cell=torch.tensor([2, 3])).cell == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "number", [1.0, 1.5, True, np.float64(1), np.True_, torch.tensor(1.0), torch.tensor(True), "1"]
+)
+def test_what_is_no_index_is_refused_with_the_reason(number):
+    attention, positions, run = explorer(), PositionExplorer(), timeline()
+    for lab, name in ((run, "index"), (attention, "pick"), (attention, "layer"), (attention, "head")):
+        before = lab.state
+        with pytest.raises(ValueError, match="a whole number is wanted"):
+            setattr(lab, name, number)
+        assert lab.state == before
+    for lab, name in ((attention, "token"), (positions, "cell")):
+        with pytest.raises(ValueError, match=f"{name} is .*: a whole number is wanted"):
+            setattr(lab, name, (0, number))
+
+
+@pytest.mark.parametrize(
+    "place, reason", [((1,), "1 numbers"), ((1, 2, 3), "3 numbers"), (5, "is 5"), ((), "0 numbers")]
+)
+def test_a_place_has_a_row_and_a_column(place, reason):
+    for lab, name in ((explorer(), "token"), (PositionExplorer(), "cell")):
+        with pytest.raises(ValueError, match=f"{name}.*{reason}.*a row and a column are wanted"):
+            setattr(lab, name, place)
+
+
+def test_a_page_cannot_send_an_index_that_python_would_refuse():
+    for lab, part in (
+        (timeline(), {"index": 1.5}),
+        (explorer(), {"token": [0, True]}),
+        (PositionExplorer(), {"cell": [1]}),
+    ):
+        before = lab._good
+        from_page(lab, **part)
+        assert "wanted" in lab.trouble and {**lab._good, "number": 0} == {**before, "number": 0}
+
+
+def test_a_pick_without_detections_and_one_that_is_none_are_refused():
+    lab = explorer()
+    with pytest.raises(ValueError, match="detection"):
+        lab.pick = None
+    none = torch.zeros(0, dtype=torch.int64)
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), none, [], none)
+    lab = AttentionExplorer(torch.zeros(3, 24, 32, dtype=torch.uint8), nothing, lab.attention)
+    with pytest.raises(ValueError, match="detection 0, but there is none"):
+        lab.pick = 0
+
+
+def run_of(boxes=((0.5, 0.5, 0.2, 0.2),), labels=(0,), names=("cat",), answer=0.5) -> AssignmentTimeline:
+    queries = list(range(len(labels)))
+    records = [
+        {
+            "step": step,
+            "matches": {"2": [queries]},
+            "answers": {"2": {"boxes": [[answer, 0.5, 0.2, 0.2]] * 3, "object": [0.1, 0.9, 0.2]}},
+        }
+        for step in (0, 10)
+    ]
+    target = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels, dtype=torch.int64)}
+    return AssignmentTimeline(records, 2, torch.zeros(3, 8, 16, dtype=torch.uint8), target, names)
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        ({"answer": float("nan")}, "step 0 has boxes or scores that are not finite: this run diverged"),
+        ({"labels": (1,)}, "label 1 has no name: 1 names were given"),
+        ({"labels": (-1,)}, "label -1 has no name"),
+        ({"boxes": ((float("inf"), 0, 0, 0),)}, "the target's boxes holds inf"),
+    ],
+    ids=["diverged", "names", "below zero", "target"],
+)
+def test_a_run_that_cannot_be_shown_is_refused(given, reason):
+    with pytest.raises(ValueError, match=reason):
+        run_of(**given)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scene_without_objects_has_an_instability_of_zero():
+    lab = run_of(boxes=(), labels=())
+    assert lab.traits_now()["given"]["instability"] == [0] and lab.instability.tolist() == [0]
+    assert lab.traits_now()["given"]["aspect"] == 0.5
+
+
+def test_codes_without_a_length_are_refused():
+    encoding = LearnedEncoding(8)
+    with torch.no_grad():
+        for table in encoding.parameters():
+            table[3:] = 0
+    with pytest.raises(ValueError, match=r"cell \(3, 3\) has length 0"):
+        PositionExplorer("learned", width=8, encoding=encoding)

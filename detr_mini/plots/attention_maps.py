@@ -64,7 +64,8 @@ def explore(
     inside = None
     if box_xyxy_px is not None:
         inside = float((weights * box_coverage(box_xyxy_px, (height, width), grid_px)).sum())
-    return View(weights, float(entropy_bits(weights.flatten())), divmod(peak, width), float(weights.max()), inside)
+    bits = float(entropy_bits(weights.flatten().double()))
+    return View(weights, bits, divmod(peak, width), float(weights.max()), inside)
 
 
 def token_at(x_px: float, y_px: float, feature_size: tuple[int, int], grid_px: tuple[float, float]) -> tuple[int, int]:

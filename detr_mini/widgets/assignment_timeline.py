@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from detr_mini.plots import queries as plots
-from detr_mini.widgets.lab import Lab, module, picture, pixels
+from detr_mini.widgets.indices import index as whole
+from detr_mini.widgets.lab import Lab, finite, module, picture, pixels
 
 SHOWN = ("matched queries", "all queries")
 
@@ -17,7 +18,8 @@ class AssignmentTimeline(Lab):
 
     `image` is the scene's id in the log, `pixels` (3, H, W) or (H, W, 3) uint8 its picture, `target` its boxes (T, 4)
     cxcywh and labels, `names` the classes. `index` (the point) and `shown` can be read and set; `frame` is Python's
-    answer. Raises ValueError for an image that was not logged or a target of another length.
+    answer. Raises ValueError for an image that was not logged, a target of another length, a label without a name, and
+    for numbers of a run that diverged.
     """
 
     _esm = module("core", "stage", "assignmenttimeline")
@@ -29,10 +31,19 @@ class AssignmentTimeline(Lab):
         self.frames, self.target = plots.film(records, image), target
         if len(target["labels"]) != len(self.frames[0].query):
             raise ValueError(f"{len(target['labels'])} objects in the target, {len(self.frames[0].query)} in the log")
+        for frame in self.frames:
+            if not (np.isfinite(frame.boxes_cxcywh).all() and np.isfinite(frame.scores).all()):
+                raise ValueError(f"step {frame.step} has boxes or scores that are not finite: this run diverged")
         logged = [record for record in records if str(image) in record.get("answers", {})]
-        instability = plots.timeline(logged).instability[:, -1] if len(logged) > 1 else np.zeros(0)
+        changed = plots.timeline(logged).changed[:, -1] if len(logged) > 1 else np.zeros((0, 1))  # (P - 1, M)
+        instability = changed.mean(1) if changed.shape[1] else np.zeros(len(changed))
         truth = {"boxes": np.asarray(target["boxes"], dtype=float).reshape(-1, 4).tolist()}
-        truth["names"] = [names[label] for label in np.asarray(target["labels"]).tolist()]
+        finite("the target's boxes", truth["boxes"])
+        labels = np.asarray(target["labels"]).tolist()
+        unnamed = [label for label in labels if not 0 <= label < len(names)]
+        if unnamed:
+            raise ValueError(f"label {unnamed[0]} has no name: {len(names)} names were given")
+        truth["names"] = [names[label] for label in labels]
         frames = [
             {
                 "step": frame.step,
@@ -43,6 +54,7 @@ class AssignmentTimeline(Lab):
             for frame in self.frames
         ]
         given = {"image": picture(pixels), "truth": truth, "frames": frames, "instability": instability.tolist()}
+        given["aspect"] = _aspect(given["image"])
         super().__init__({"index": 0, "shown": SHOWN[0]}, given)
 
     @property
@@ -52,7 +64,7 @@ class AssignmentTimeline(Lab):
 
     @index.setter
     def index(self, index: int) -> None:
-        self.change(index=index)
+        self.change(index=whole("index", index))
 
     @property
     def shown(self) -> str:
@@ -73,8 +85,8 @@ class AssignmentTimeline(Lab):
 
     def check(self, state: Mapping) -> None:
         """Raises ValueError for a point that was not logged."""
-        index = state["index"]
-        if not isinstance(index, int) or not 0 <= index < len(self._given["frames"]):
+        index = whole("index", state["index"])
+        if not 0 <= index < len(self._given["frames"]):
             raise ValueError(f"index {index}, wanted 0..{len(self._given['frames']) - 1}")
         if state["shown"] not in SHOWN:
             raise ValueError(f"shown {state['shown']!r}, wanted one of {', '.join(SHOWN)}")
@@ -87,3 +99,9 @@ class AssignmentTimeline(Lab):
 
     def says(self) -> str:
         return "scrub through a training run, watch who takes which object"
+
+
+def _aspect(address: str) -> float:
+    """Height over width of the picture behind an address, 1 without one."""
+    shown = pixels(address)
+    return 1.0 if shown is None else shown.shape[0] / shown.shape[1]

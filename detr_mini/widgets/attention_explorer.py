@@ -12,6 +12,7 @@ from detr_mini.detr import Attention
 from detr_mini.plots import attention_maps as plots
 from detr_mini.plots import style
 from detr_mini.plots.detections import draw_attention, pixels_of
+from detr_mini.widgets.indices import index, place
 from detr_mini.widgets.lab import Lab, finite, module, picture, pixels
 
 MOST_MB = 12  # of the encoder's maps in a page; a larger feature map comes without points
@@ -61,18 +62,19 @@ class AttentionExplorer(Lab):
         return self._good["pick"]
 
     @pick.setter
-    def pick(self, index: int) -> None:
-        self.change(pick=index, token=None, layer=min(self.layer, self._given["layers"]["decoder"] - 1))
+    def pick(self, number: int) -> None:
+        layer = min(self.layer, self._given["layers"]["decoder"] - 1)
+        self.change(pick=index("detection", number), token=None, layer=layer)
 
     @property
     def token(self) -> tuple[int, int] | None:
         return None if self._good["token"] is None else tuple(self._good["token"])
 
     @token.setter
-    def token(self, place: Sequence[int] | None) -> None:
-        side = "decoder" if place is None else "encoder"
+    def token(self, token: Sequence[int] | None) -> None:
+        side = "decoder" if token is None else "encoder"
         layer = min(self.layer, self._given["layers"][side] - 1)
-        self.change(token=None if place is None else list(place), layer=layer)
+        self.change(token=None if token is None else place("token", token), layer=layer)
 
     @property
     def layer(self) -> int:
@@ -80,7 +82,7 @@ class AttentionExplorer(Lab):
 
     @layer.setter
     def layer(self, layer: int) -> None:
-        self.change(layer=layer)
+        self.change(layer=index("layer", layer))
 
     @property
     def head(self) -> int | None:
@@ -88,7 +90,7 @@ class AttentionExplorer(Lab):
 
     @head.setter
     def head(self, head: int | None) -> None:
-        self.change(head=head)
+        self.change(head=None if head is None else index("head", head))
 
     @property
     def strength(self) -> float:
@@ -113,6 +115,8 @@ class AttentionExplorer(Lab):
         """Raises ValueError for a detection, token, layer or head that is not there."""
         rows, columns = self._given["feature"]
         token, pick, head = state["token"], state["pick"], state["head"]
+        if token is not None:
+            place("token", token)
         layers = self._given["layers"]["decoder" if token is None else "encoder"]
         if token is None:
             _in_range("detection", pick, len(self._given["found"]), none=not self._given["found"])
@@ -152,7 +156,9 @@ class AttentionExplorer(Lab):
 def _in_range(name: str, value: int | None, count: int, none: bool = False) -> None:
     if value is None and none:
         return
-    if not isinstance(value, int) or not 0 <= value < count:
+    if not count:
+        raise ValueError(f"{name} {value}, but there is none")
+    if value is None or not 0 <= index(name, value) < count:
         raise ValueError(f"{name} {value}, wanted 0..{count - 1}")
 
 

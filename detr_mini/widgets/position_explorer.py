@@ -1,4 +1,4 @@
-"""PositionExplorer: point at a cell and see how much the codes of all other cells are like its own."""
+"""PositionExplorer: choose a cell and see how much the codes of all other cells are like its own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from detr_mini.plots import attention as plots
+from detr_mini.widgets.indices import place
 from detr_mini.widgets.lab import Lab, finite, module
 
 KINDS = ("sine", "learned", "none")
@@ -19,7 +20,8 @@ class PositionExplorer(Lab):
 
     `kind` ("sine", "learned", "none"), `way` (DETR's "rows and columns", or "one sequence" in reading order),
     `temperature` and `cell` (row, column) can be read and set; `similarity` is Python's answer. `encoding` puts a
-    trained `positions.LearnedEncoding` in the place of the untrained one. Raises ValueError for what is not there.
+    trained `positions.LearnedEncoding` in the place of the untrained one. Raises ValueError for what is not there, and
+    for an encoding of which a code has length 0: it has no angle.
     """
 
     _esm = module("core", "heat", "positionexplorer")
@@ -39,10 +41,17 @@ class PositionExplorer(Lab):
             raise ValueError(f"a grid of {size[0]} x {size[1]} cells, wanted 1 to {MOST_CELLS}")
         self.codes = {way: plots.learned_codes(size, width, line=way == WAYS[1], encoding=encoding) for way in WAYS}
         grid, cells = self.codes[WAYS[0]], self.codes[WAYS[1]].flatten(0, 1)
+        lengths = grid.norm(dim=-1)
+        finite("the learned codes' lengths", lengths.tolist())
+        if lengths.min() == 0:
+            cell_without = divmod(int(lengths.argmin()), size[1])
+            raise ValueError(f"the learned code of cell {cell_without} has length 0: it has no angle to compare")
         half = grid.shape[-1] // 2
         learned = {"rows": grid[:, 0, half:], "columns": grid[0, :, :half], "cells": cells}
         given = {"size": list(size), "width": width, "learned": {name: _products(c) for name, c in learned.items()}}
-        super().__init__({"kind": kind, "way": way, "temperature": float(temperature), "cell": list(cell)}, given)
+        given["trained"] = encoding is not None
+        state = {"kind": kind, "way": way, "temperature": float(temperature), "cell": place("cell", cell)}
+        super().__init__(state, given)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,11 +87,11 @@ class PositionExplorer(Lab):
 
     @cell.setter
     def cell(self, cell: Sequence[int]) -> None:
-        self.change(cell=list(cell))
+        self.change(cell=place("cell", cell))
 
     @property
     def similarity(self) -> plots.Similarity:
-        """The map of cosines, its lowest value and its spread."""
+        """The map of cosines, its lowest value and its standard deviation (`spread`)."""
         if self.kind == "learned":
             return plots.compare_codes(self.codes[self.way], self.cell)
         settings = self.temperature, self._given["width"], self.way == WAYS[1]
@@ -97,8 +106,8 @@ class PositionExplorer(Lab):
         if state["temperature"] <= 1:
             raise ValueError(f"temperature {state['temperature']}, wanted more than 1")
         rows, columns = self._given["size"]
-        row, column = state["cell"]
-        if not (0 <= row < rows and 0 <= column < columns and row == int(row) and column == int(column)):
+        row, column = place("cell", state["cell"])
+        if not (0 <= row < rows and 0 <= column < columns):
             raise ValueError(f"cell {(row, column)} outside the grid of {rows} rows and {columns} columns")
 
     def figure(self) -> Figure:
@@ -107,7 +116,7 @@ class PositionExplorer(Lab):
         return plots.similarity_figure({f"{name}, {self.way}": self.similarity})
 
     def says(self) -> str:
-        return "point at a cell, see which cells have codes like its own"
+        return "choose a cell, see which cells have codes like its own"
 
 
 def _products(codes: Tensor) -> dict:

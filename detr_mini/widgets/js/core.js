@@ -216,11 +216,11 @@ export function slider(text, { min, max, step }, moved, digits = 2) {
   const node = make("label", { class: "slider" }, make("span", {}, text), input, shown);
   return {
     node,
-    set(value, name = text) {
+    set(value, name = text, words = digits === null ? "" : number(value, digits)) {
       if (Number(input.value) !== value) input.value = value;
-      say(shown, digits === null ? "" : number(value, digits));
+      say(shown, words);
       say(node.firstChild, name);
-      put(input, { "aria-label": name });
+      put(input, { "aria-label": name, "aria-valuetext": words || null });
     },
   };
 }

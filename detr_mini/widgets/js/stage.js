@@ -6,14 +6,16 @@ const HANDLES = [[-1, -1], [1, -1], [1, 1], [-1, 1]];
 
 export class Stage {
   // `moved(index, box)`, `picked(index)` and `removed(index)` tell what the reader did; `edge` is how much is seen
-  // around the picture.
-  constructor({ label, moved, picked, removed = null, guarded, edge = 0.02 }) {
-    const frame = `${-edge} ${-edge} ${1 + 2 * edge} ${1 + 2 * edge}`;
-    this.svg = make("svg:svg", { viewBox: frame, class: "stage", role: "application", "aria-label": label });
+  // around the picture. `height` is the picture's in units of its width; with one other than 1 boxes and lines come in
+  // that unit, and cannot be moved.
+  constructor({ label, moved, picked, removed = null, guarded, edge = 0.02, height = 1 }) {
+    const frame = `${-edge} ${-edge} ${1 + 2 * edge} ${height + 2 * edge}`;
+    this.height = height;
+    this.svg = make("svg:svg", { viewBox: frame, class: "stage", role: "group", "aria-label": label });
     this.node = make("div", { class: "picture" }, this.svg);
     const layer = (name) => this.svg.appendChild(make("svg:g", { class: name }));
-    this.paper = this.svg.appendChild(make("svg:rect", { class: "paper", x: 0, y: 0, width: 1, height: 1 }));
-    this.image = this.svg.appendChild(make("svg:image", { x: 0, y: 0, width: 1, height: 1, preserveAspectRatio: "none" }));
+    this.paper = this.svg.appendChild(make("svg:rect", { class: "paper", x: 0, y: 0, width: 1, height }));
+    this.image = this.svg.appendChild(make("svg:image", { x: 0, y: 0, width: 1, height, preserveAspectRatio: "none" }));
     this.under = layer("under");
     this.boxes = layer("boxes");
     this.lines = layer("lines");
@@ -48,10 +50,11 @@ export class Stage {
     this.items = items;
     this.selected = selected;
     put(this.image, { href: image || null });
+    put(this.svg, { role: items.some((item) => item.movable) ? "application" : "group" });
     const groups = pool(this.boxes, items.length, () => boxNode());
     items.forEach((item, index) => drawBox(groups[index], item, index === selected));
     const names = pool(this.names, items.length, () => make("svg:text"));
-    items.forEach((item, index) => drawName(names[index], item));
+    items.forEach((item, index) => drawName(names[index], item, this.height));
     drawLines(this.lines, lines);
     drawLines(this.arrows, arrows);
     const shapes = pool(this.under, under.length, () => make("svg:rect"));
@@ -171,10 +174,10 @@ function drawBox(group, { box, kind, movable, words }, selected) {
   for (const rect of group.children) put(rect, frame);
 }
 
-function drawName(text, { box, name, kind, below = false }) {
+function drawName(text, { box, name, kind, below = false }, height) {
   const frame = frameOf(box), right = frame.x > 0.75; // a long name would leave the picture
   const x = right ? Math.min(frame.x + frame.width - 0.012, 0.99) : Math.max(frame.x + 0.012, 0);
-  const y = clamp(below ? frame.y + frame.height - 0.012 : frame.y + 0.04, 0.035, 0.99);
+  const y = clamp(below ? frame.y + frame.height - 0.012 : frame.y + 0.04, 0.035, height - 0.01);
   put(text, { x, y, class: `name ${kind}`, "text-anchor": right ? "end" : "start" });
   say(text, name);
 }

@@ -105,7 +105,7 @@ def point_at_a_cell(page) -> None:
     assert ask_python(page, "list(explorer.cell)") == [8, 2]
     lowest, spread = ask_python(page, "[explorer.similarity.lowest, explorer.similarity.spread]")
     assert page.locator(".PositionExplorer .totals").inner_text() == (
-        f"cell (8, 2): lowest {lowest:.2f}, spread {spread:.3f}"
+        f"row 8, column 2: lowest cosine {lowest:.2f}, standard deviation {spread:.3f}".replace("-", "−")
     )
 
 
@@ -123,8 +123,9 @@ def click_a_detection(page) -> None:
 
 def scrub(page) -> None:
     stage_of(page, "AssignmentTimeline")
-    page.get_by_label("step").last.press("Home")
-    page.get_by_label("step").last.press("ArrowRight")
+    step = page.locator(".AssignmentTimeline input[type=range]")
+    step.press("Home")
+    step.press("ArrowRight")
     page.wait_for_timeout(500)
     assert ask_python(page, "run.index") == 1
     step, query = ask_python(page, "[run.frame.step, run.frame.query.tolist()]")

@@ -69,12 +69,18 @@ def test_python_sets_and_reads_what_the_mouse_does():
     assert lab.assignment.optimal_total == 0
     lab.preset = "more objects than queries"
     assert len(lab.predictions) == 3 and len(lab.target["labels"]) == 4 and lab.weights == matching.Weights()
-    lab.step = len(lab.steps) - 1
+    lab.step = np.int64(len(lab.steps) - 1)
     assert dict(lab.assignment.optimal) == lab.steps[lab.step].matching
     from_page(lab, boxes=lab.predictions.flip(0).tolist(), step=None)
     assert lab.step is None and lab.heard == "a view 5" and lab.trouble == ""
     lab.target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     assert lab.preset is None and lab.assignment.optimal == [] and lab.losses.total > 0
+
+
+def test_a_scene_without_predictions_has_a_figure():
+    lab = MatchingLab()
+    lab.change(boxes=[], probabilities=[])
+    assert isinstance(lab.figure(), Figure) and lab.steps == []
 
 
 def test_boxlab_measures_what_is_set():
@@ -118,6 +124,10 @@ def test_explorers_answer_for_what_is_set():
         (lambda: setattr(MatchingLab(), "predictions", torch.full((2, 4), torch.inf)), "predictions holds inf"),
         (lambda: setattr(MatchingLab(), "target", {"boxes": torch.rand(1, 4), "labels": [20]}), r"labels \[20\]"),
         (lambda: setattr(MatchingLab(), "step", 99), r"step 99, wanted 0\.\."),
+        (lambda: setattr(MatchingLab(), "step", 1.5), r"step is 1\.5: a whole number is wanted"),
+        (lambda: setattr(MatchingLab(), "preset", "nonsense"), "no preset 'nonsense': greedy fails"),
+        (lambda: setattr(MatchingLab(), "lines", "all"), "wanted one of optimal, greedy, both"),
+        (lambda: setattr(MatchingLab(), "target", {"boxes": torch.rand(1, 4), "labels": [1.7]}), "whole numbers"),
         (lambda: MatchingLab(target={"boxes": [], "labels": []}), "wants predictions"),
         (lambda: PositionExplorer("cosine"), "kind 'cosine', wanted one of sine"),
         (lambda: PositionExplorer(size=(40, 40)), "wanted 1 to 256"),

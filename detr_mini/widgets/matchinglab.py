@@ -12,6 +12,7 @@ from detr_mini import hungarian, losses, matching
 from detr_mini.datasets.toybox import Toybox
 from detr_mini.plots import hungarian as plots
 from detr_mini.plots.losses import PairLosses, pair_losses
+from detr_mini.widgets.indices import index
 from detr_mini.widgets.lab import Lab, finite, module, picture, pixels
 
 # Q predictions · T true boxes · K classes
@@ -60,7 +61,7 @@ class MatchingLab(Lab):
         if weights is not None:
             scene["weights"] = asdict(weights)
         given = {"names": list(names), "presets": presets, "image": picture(image), "show_losses": bool(show_losses)}
-        given["own"] = None if target is None else {**scene, "image": picture(image), "says": ""}
+        given["own"] = None if target is None else {**scene, "says": ""}
         given["loss_weights"] = {key: float(value) for key, value in asdict(losses.Weights()).items()}
         state = {**scene, "preset": preset if target is None else None, "shown": lines, "step": None}
         super().__init__(state, given)
@@ -125,9 +126,9 @@ class MatchingLab(Lab):
     @step.setter
     def step(self, step: int | None) -> None:
         count = len(self.steps)
-        if step is not None and not 0 <= step < count:
+        if step is not None and not 0 <= index("step", step) < count:
             raise ValueError(f"step {step}, wanted 0..{count - 1} or None")
-        self.change(step=step)
+        self.change(step=None if step is None else index("step", step))
 
     @property
     def lines(self) -> str:
@@ -182,8 +183,8 @@ class MatchingLab(Lab):
         if state["preset"] is not None and state["preset"] not in self._given["presets"]:
             raise ValueError(f"no preset {state['preset']!r}: {', '.join(self._given['presets'])}")
         step = state["step"]
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-            raise ValueError(f"step {step}, wanted a whole number from 0, or None for the costs")
+        if step is not None and index("step", step) < 0:
+            raise ValueError(f"step {step}, wanted 0 or more, or None for the costs")
         if state["shown"] not in LINES:
             raise ValueError(f"lines {state['shown']!r}, wanted one of {', '.join(LINES)}")
 

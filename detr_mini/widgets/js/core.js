@@ -45,14 +45,17 @@ function watchTheme(root) {
     let node = root.parentElement ?? root.getRootNode().host;
     let paint = [255, 255, 255, 0];
     while (node && paint[3] === 0) {
-      const numbers = getComputedStyle(node).backgroundColor.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
+      const numbers = getComputedStyle(node)
+        .backgroundColor.match(/[\d.]+/g)
+        ?.map(Number) ?? [0, 0, 0, 0];
       paint = [numbers[0], numbers[1], numbers[2], numbers[3] ?? 1];
       node = node.parentElement ?? node.getRootNode().host;
     }
     const light = paint[3] === 0 ? !matchMedia("(prefers-color-scheme: dark)").matches : luminance(paint) > 0.5;
     root.dataset.theme = light ? "light" : "dark";
   };
-  const watcher = new MutationObserver(read), media = matchMedia("(prefers-color-scheme: dark)");
+  const watcher = new MutationObserver(read),
+    media = matchMedia("(prefers-color-scheme: dark)");
   for (const node of [document.documentElement, document.body]) watcher.observe(node, { attributes: true });
   media.addEventListener("change", read);
   const first = requestAnimationFrame(read); // by then the widget is in the page
@@ -151,24 +154,27 @@ export function widget(name, build) {
       const inner = make("div");
       root.append(inner, trouble);
       el.append(root);
-      let own = "", draw = () => {};
+      let own = "",
+        draw = () => {};
       const tell = () => {
         const text = [own, model.get("trouble")].filter(Boolean).join(" ");
         say(trouble, text);
         trouble.hidden = !text;
       };
-      const guarded = (work) => (...given) => {
-        try {
-          const answer = work(...given);
-          own = "";
-          return answer;
-        } catch (error) {
-          own = `${name} stopped: ${error.message}`;
-          console.error(error);
-        } finally {
-          tell();
-        }
-      };
+      const guarded =
+        (work) =>
+        (...given) => {
+          try {
+            const answer = work(...given);
+            own = "";
+            return answer;
+          } catch (error) {
+            own = `${name} stopped: ${error.message}`;
+            console.error(error);
+          } finally {
+            tell();
+          }
+        };
       const line = new Line(model, () => redraw());
       const redraw = guarded(() => draw());
       model.on("change:trouble", tell);
@@ -191,7 +197,8 @@ export function widget(name, build) {
 // cell, x would cut it. Keys with a modifier, as Shift and Enter, stay the notebook's.
 function keepKey(event) {
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-  if (plain && !["Tab", "Escape"].includes(event.key) && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
+  if (plain && !["Tab", "Escape"].includes(event.key) && !(event.shiftKey && event.key === "Enter"))
+    event.stopPropagation();
 }
 
 // A number as it is shown: a true minus, and no minus before a zero.

@@ -1,6 +1,7 @@
 // Boxes, as detr_mini.boxes and detr_mini.plots.boxes compute them: corners (x1, y1, x2, y2) or (cx, cy, w, h), 0..1.
 
-const EMPTY_AREA = 1e-20, STILL = 1e-9; // a gradient or a difference below this is none
+const EMPTY_AREA = 1e-20,
+  STILL = 1e-9; // a gradient or a difference below this is none
 
 export function corners([cx, cy, w, h]) {
   return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2];
@@ -32,16 +33,30 @@ function along(a1, a2, b1, b2) {
 // IoU, GIoU and L1 of box a with box b, both as corners, and the gradients by a's (cx, cy, w, h). As in Python the
 // corners are those of (cx, cy, w, h): rounding decides whether two sides coincide.
 export function measures(aCorners, bCorners) {
-  const [inA, inB] = [centred(aCorners), centred(bCorners)], [a, b] = [corners(inA), corners(inB)];
-  const x = along(a[0], a[2], b[0], b[2]), y = along(a[1], a[3], b[1], b[3]);
+  const [inA, inB] = [centred(aCorners), centred(bCorners)],
+    [a, b] = [corners(inA), corners(inB)];
+  const x = along(a[0], a[2], b[0], b[2]),
+    y = along(a[1], a[3], b[1], b[3]);
   const [width, height] = [a[2] - a[0], a[3] - a[1]];
-  const shared = x.overlap * y.overlap, union = area(a) + area(b) - shared, hull = x.hull * y.hull;
-  const sharedBy = [x.overlapBy[0] * y.overlap, y.overlapBy[0] * x.overlap, x.overlapBy[1] * y.overlap, y.overlapBy[1] * x.overlap];
+  const shared = x.overlap * y.overlap,
+    union = area(a) + area(b) - shared,
+    hull = x.hull * y.hull;
+  const sharedBy = [
+    x.overlapBy[0] * y.overlap,
+    y.overlapBy[0] * x.overlap,
+    x.overlapBy[1] * y.overlap,
+    y.overlapBy[1] * x.overlap,
+  ];
   const areaBy = [-height, -width, height, width];
   const unionBy = areaBy.map((by, i) => by - sharedBy[i]);
   const hullBy = [x.hullBy[0] * y.hull, y.hullBy[0] * x.hull, x.hullBy[1] * y.hull, y.hullBy[1] * x.hull];
   const iou = ratio(shared, sharedBy, union, unionBy);
-  const empty = ratio(hull - union, hullBy.map((by, i) => by - unionBy[i]), hull, hullBy);
+  const empty = ratio(
+    hull - union,
+    hullBy.map((by, i) => by - unionBy[i]),
+    hull,
+    hullBy,
+  );
   return {
     iou: iou.value,
     giou: iou.value - empty.value,

@@ -1,8 +1,17 @@
 // A picture with boxes on it that can be dragged, resized, and moved from the keyboard. Boxes are (cx, cy, w, h) in
 // 0..1; pixels on the screen are the browser's business.
 
-const SMALLEST = 0.02, STEP = 1 / 64, GRIP = 0.035, GRIP_TOUCH = 0.07, THINNEST = 0.004;
-const HANDLES = [[-1, -1], [1, -1], [1, 1], [-1, 1]];
+const SMALLEST = 0.02,
+  STEP = 1 / 64,
+  GRIP = 0.035,
+  GRIP_TOUCH = 0.07,
+  THINNEST = 0.004;
+const HANDLES = [
+  [-1, -1],
+  [1, -1],
+  [1, 1],
+  [-1, 1],
+];
 
 export class Stage {
   // `moved(index, box)`, `picked(index)` and `removed(index)` tell what the reader did; `edge` is how much is seen
@@ -32,10 +41,18 @@ export class Stage {
     on("pointerdown", (event) => this.press(event));
     on("pointermove", (event) => this.drag(event));
     for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      on(name, (event) => { if (event.pointerId === this.held?.pointer) this.held = null; });
+      on(name, (event) => {
+        if (event.pointerId === this.held?.pointer) this.held = null;
+      });
     }
     // A finger on a box drags it, a finger beside all boxes scrolls the page.
-    on("touchstart", (event) => { if (this.held || this.hit(event.touches[0], GRIP_TOUCH).index >= 0) event.preventDefault(); }, { passive: false });
+    on(
+      "touchstart",
+      (event) => {
+        if (this.held || this.hit(event.touches[0], GRIP_TOUCH).index >= 0) event.preventDefault();
+      },
+      { passive: false },
+    );
     on("keydown", (event) => this.key(event));
     on("focusin", (event) => {
       const index = [...this.boxes.children].indexOf(event.target.closest?.(".box"));
@@ -60,10 +77,19 @@ export class Stage {
     const shapes = pool(this.under, under.length, () => make("svg:rect"));
     under.forEach((shape, index) => {
       const [x1, y1, x2, y2] = shape.corners;
-      put(shapes[index], { class: shape.kind, x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) });
+      put(shapes[index], {
+        class: shape.kind,
+        x: x1,
+        y: y1,
+        width: Math.max(x2 - x1, 0),
+        height: Math.max(y2 - y1, 0),
+      });
     });
     const chosen = items[selected]?.movable ? items[selected] : null;
-    put(this.top, { class: chosen ? `top ${chosen.kind}` : "top", ...(chosen ? frameOf(chosen.box) : { width: 0, height: 0 }) });
+    put(this.top, {
+      class: chosen ? `top ${chosen.kind}` : "top",
+      ...(chosen ? frameOf(chosen.box) : { width: 0, height: 0 }),
+    });
     const knobs = pool(this.handles, chosen ? 4 : 0, () => make("svg:circle", { r: 0.014, class: "handle" }));
     knobs.forEach((knob, k) => {
       const [x, y] = cornerOf(chosen.box, HANDLES[k]);
@@ -73,15 +99,19 @@ export class Stage {
 
   // What lies under a pointer: a corner of the selected box, or a box; a small box keeps a middle to be dragged by.
   hit(event, grip) {
-    const [x, y] = placeOn(this.svg, event), chosen = this.items[this.selected];
+    const [x, y] = placeOn(this.svg, event),
+      chosen = this.items[this.selected];
     if (chosen?.movable) {
-      const [, , w, h] = chosen.box, away = HANDLES.map((corner) => {
-        const [cx, cy] = cornerOf(chosen.box, corner);
-        return Math.hypot(cx - x, cy - y);
-      });
-      const nearest = away.indexOf(Math.min(...away)), [cx, cy] = chosen.box;
+      const [, , w, h] = chosen.box,
+        away = HANDLES.map((corner) => {
+          const [cx, cy] = cornerOf(chosen.box, corner);
+          return Math.hypot(cx - x, cy - y);
+        });
+      const nearest = away.indexOf(Math.min(...away)),
+        [cx, cy] = chosen.box;
       const inside = Math.abs(x - cx) < w / 2 && Math.abs(y - cy) < h / 2;
-      if (away[nearest] < (inside ? Math.min(grip, Math.min(w, h) / 3) : grip)) return { x, y, index: this.selected, corner: HANDLES[nearest] };
+      if (away[nearest] < (inside ? Math.min(grip, Math.min(w, h) / 3) : grip))
+        return { x, y, index: this.selected, corner: HANDLES[nearest] };
     }
     return { x, y, index: this.under_pointer(x, y, grip / 2), corner: null };
   }
@@ -94,15 +124,23 @@ export class Stage {
     this.node.setPointerCapture(event.pointerId);
     if (index !== this.selected) this.say.picked(index);
     this.focus(index);
-    const { box } = this.items[index], start = corner ? cornerOf(box, corner) : box;
-    const fixed = corner && cornerOf(box, corner.map((side) => -side)); // the opposite corner stays
+    const { box } = this.items[index],
+      start = corner ? cornerOf(box, corner) : box;
+    const fixed =
+      corner &&
+      cornerOf(
+        box,
+        corner.map((side) => -side),
+      ); // the opposite corner stays
     this.held = { pointer: event.pointerId, index, before: box, fixed, offset: [start[0] - x, start[1] - y] };
   }
 
   drag(event) {
     if (!this.held || event.pointerId !== this.held.pointer) return;
-    const { index, fixed, offset } = this.held, [px, py] = placeOn(this.svg, event);
-    const [x, y] = [clamp(px + offset[0], 0, 1), clamp(py + offset[1], 0, 1)], [, , w, h] = this.items[index].box;
+    const { index, fixed, offset } = this.held,
+      [px, py] = placeOn(this.svg, event);
+    const [x, y] = [clamp(px + offset[0], 0, 1), clamp(py + offset[1], 0, 1)],
+      [, , w, h] = this.items[index].box;
     if (!fixed) return this.say.moved(index, [x, y, w, h]);
     const side = (at, from) => {
       const far = Math.abs(at - from) < SMALLEST ? from + (at < from ? -SMALLEST : SMALLEST) : at;
@@ -115,7 +153,9 @@ export class Stage {
   // The smallest movable box around a point; of equal ones the selected.
   under_pointer(x, y, margin) {
     const around = this.items.flatMap(({ box: [cx, cy, w, h], movable }, index) =>
-      movable && Math.abs(x - cx) <= w / 2 + margin && Math.abs(y - cy) <= h / 2 + margin ? [{ index, size: w * h }] : [],
+      movable && Math.abs(x - cx) <= w / 2 + margin && Math.abs(y - cy) <= h / 2 + margin
+        ? [{ index, size: w * h }]
+        : [],
     );
     const rank = (one) => one.size - (one.index === this.selected ? 1e-9 : 0);
     return around.length ? around.reduce((a, b) => (rank(b) < rank(a) ? b : a)).index : -1;
@@ -137,7 +177,9 @@ export class Stage {
       this.held = null;
       return this.say.removed(index);
     }
-    const box = [...this.items[index].box], axis = way[0] ? 0 : 1, by = STEP * (way[0] + way[1]);
+    const box = [...this.items[index].box],
+      axis = way[0] ? 0 : 1,
+      by = STEP * (way[0] + way[1]);
     // A box beyond an edge may come back step by step, and not go further.
     if (event.shiftKey) box[axis + 2] = clamp(box[axis + 2] + by, SMALLEST, Math.max(1, box[axis + 2]));
     else box[axis] = clamp(box[axis] + by, Math.min(0, box[axis]), Math.max(1, box[axis]));
@@ -150,9 +192,7 @@ export class Stage {
 }
 
 function boxNode() {
-  return make(
-    "svg:g", { class: "box" }, make("svg:rect", { class: "seam" }), make("svg:rect", { class: "edge" }),
-  );
+  return make("svg:g", { class: "box" }, make("svg:rect", { class: "seam" }), make("svg:rect", { class: "edge" }));
 }
 
 function cornerOf([cx, cy, w, h], [across, down]) {
@@ -168,14 +208,17 @@ function frameOf([cx, cy, w, h]) {
 function drawBox(group, { box, kind, movable, words }, selected) {
   const frame = frameOf(box);
   put(group, {
-    class: `box ${kind}${selected ? " selected" : ""}`, "aria-label": words, role: "img",
+    class: `box ${kind}${selected ? " selected" : ""}`,
+    "aria-label": words,
+    role: "img",
     tabindex: movable ? 0 : null,
   });
   for (const rect of group.children) put(rect, frame);
 }
 
 function drawName(text, { box, name, kind, below = false }, height) {
-  const frame = frameOf(box), right = frame.x > 0.75; // a long name would leave the picture
+  const frame = frameOf(box),
+    right = frame.x > 0.75; // a long name would leave the picture
   const x = right ? Math.min(frame.x + frame.width - 0.012, 0.99) : Math.max(frame.x + 0.012, 0);
   const y = clamp(below ? frame.y + frame.height - 0.012 : frame.y + 0.04, 0.035, height - 0.01);
   put(text, { x, y, class: `name ${kind}`, "text-anchor": right ? "end" : "start" });
@@ -187,7 +230,8 @@ function drawLines(layer, lines) {
   const nodes = pool(layer, lines.length, () => make("svg:g", {}, ...parts()));
   lines.forEach(({ from, to, kind, tip = false, bow = 0 }, index) => {
     put(nodes[index], { class: kind });
-    const [seam, edge, end] = nodes[index].children, way = curve(from, to, bow);
+    const [seam, edge, end] = nodes[index].children,
+      way = curve(from, to, bow);
     put(seam, { d: way });
     put(edge, { d: way });
     put(end, { d: tip ? arrowTip(from, to) : null });

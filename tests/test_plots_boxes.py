@@ -56,6 +56,16 @@ def test_measures_by_hand():
     assert apart.pull("L1")[0] == 1 and apart.l1_gradient[0] == -1
 
 
+def test_l1_pulls_nothing_that_differs_by_rounding_alone():
+    b = (0.25, 0.4, 0.35, 0.6)
+    for step in range(-3, 60):
+        found = plots.measures((0.05 + step / 64, 0.4, 0.15 + step / 64, 0.6), b)
+        assert found.l1_gradient[1:].tolist() == [0, 0, 0], "equal heights, widths and places"
+        assert abs(found.l1_gradient[0]) == 1 and found.l1 == pytest.approx(abs(0.2 - step / 64))
+    same = plots.measures((0.1, 0.2, 0.3, 0.4), (0.1, 0.2, 0.1 + 0.2, 0.4))
+    assert same.l1_gradient.tolist() == [0, 0, 0, 0] and "-" not in str(same.pull("L1").tolist())
+
+
 @pytest.mark.parametrize("measure", plots.MEASURES)
 def test_a_small_step_along_the_pull_is_better(measure):
     a, b = torch.tensor([0.1, 0.2, 0.5, 0.7]).double(), torch.tensor([0.25, 0.3, 0.8, 0.75]).double()

@@ -34,6 +34,8 @@ def two_boxes(seed: int) -> dict:
         corners[1] = corners[0]
     if seed % 50 == 1:
         corners[0, 2:] = corners[0, :2]  # no area
+    if seed % 50 == 2:
+        corners[1] = corners[0] + seed / 64  # equal sizes, but for rounding
     return {"a": corners[0].tolist(), "b": corners[1].tolist()}
 
 
@@ -96,8 +98,9 @@ def test_measures_and_gradients_are_pythons(pairs_of_boxes):
         ("(x2 - x1) / 2, (y2 - y1) / 2];\n}", "(x2 - x1), (y2 - y1)];\n}"),
         ("a1 < b1 ? 0 : 0.5", "0"),
         ("overlap > 0 ? 1 : 0", "1"),
+        ("> STILL ? Math.sign", "> 0 ? Math.sign"),
     ],
-    ids=["hull", "quotient rule", "width", "tie", "apart"],
+    ids=["hull", "quotient rule", "width", "tie", "apart", "rounding"],
 )
 def test_a_wrong_copy_of_the_measures_is_found(right, wrong, pairs_of_boxes):
     answers = run_module(BoxLab, MEASURE, pairs_of_boxes, change=(right, wrong))

@@ -46,7 +46,7 @@ class BoxMeasures:
 
     def pull(self, measure: str) -> Tensor:
         """How (cx, cy, w, h) should change to become better in that measure, "IoU", "GIoU" or "L1"; (4,)."""
-        gradient = {"IoU": self.iou_gradient, "GIoU": self.giou_gradient, "L1": -self.l1_gradient}
+        gradient = {"IoU": self.iou_gradient, "GIoU": self.giou_gradient, "L1": 0 - self.l1_gradient}
         return gradient[measure]
 
 

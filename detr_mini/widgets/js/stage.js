@@ -247,6 +247,7 @@ function curve([x1, y1], [x2, y2], bow) {
 function arrowTip([x1, y1], [x2, y2]) {
   const length = Math.hypot(x2 - x1, y2 - y1);
   if (length < 1e-6) return null;
-  const [dx, dy] = [((x2 - x1) / length) * 0.035, ((y2 - y1) / length) * 0.035];
+  const tip = Math.min(0.035, length),
+    [dx, dy] = [((x2 - x1) / length) * tip, ((y2 - y1) / length) * tip];
   return `M${x2} ${y2} L${x2 - dx - dy / 2} ${y2 - dy + dx / 2} L${x2 - dx + dy / 2} ${y2 - dy - dx / 2} Z`;
 }

@@ -46,7 +46,18 @@ LABS = {
 def from_page(lab, **part) -> None:
     """As a page does it: the state as it last saw it, with what was touched, a number and the view's name."""
     number = lab.state["number"] + 1
-    lab.set_state({"state": {**lab.state, **part, "number": number, "by": "a view", "touched": list(part)}})
+    lab.set_state(
+        {
+            "state": {
+                **lab.state,
+                **part,
+                "number": number,
+                "by": "a view",
+                "touched": list(part),
+                "seen": lab._good["number"],
+            }
+        }
+    )
 
 
 @pytest.mark.parametrize("make", LABS.values(), ids=LABS)
@@ -172,7 +183,7 @@ def test_a_message_made_before_pythons_last_change_does_not_undo_it():
     assert lab.a == [0.2, 0.1, 0.5, 0.4] and lab.b == [0.5, 0.5, 0.9, 0.9]
     assert lab.state["by"] == "python" and lab.state["a"] == lab.a and lab.state["b"] == lab.b, "the page is told"
     number = lab.state["number"]
-    lab.set_state({"state": {**lab.state, "a": [0.0, 0.1, 0.5, 0.4], "by": "a view", "touched": ["a"]}})
+    lab.set_state({"state": {**lab.state, "a": [0.0, 0.1, 0.5, 0.4], "by": "a view", "touched": ["a"], "seen": number}})
     assert lab.state["by"] == "a view" and lab._good["number"] == number, "nothing to tell a page that knew all"
 
 
@@ -237,6 +248,47 @@ def test_the_experiment_of_notebook_03_comes_out_as_told():
     assert seen[3][2:] == pytest.approx((0.03, 0.32, 1.98), abs=6e-3)
     lab.predictions, lab.weights = boxes, matching.Weights(1, 0, 2)
     assert lab.losses.total == pytest.approx(seen[0][-1])
+
+
+def test_a_page_that_has_not_seen_pythons_last_state_is_told_even_if_its_message_equals_the_outcome():
+    lab = BoxLab((0.1, 0.1, 0.4, 0.4), (0.6, 0.6, 0.9, 0.9))
+    sent = {**lab.state, "a": [0.2, 0.1, 0.5, 0.4], "number": 1, "by": "a view", "touched": ["a"], "seen": 0}
+    lab.a = (0.0, 0.0, 0.1, 0.1)
+    lab.set_state({"state": sent})
+    assert lab.a == [0.2, 0.1, 0.5, 0.4] and lab.state["by"] == "python" and lab.state["a"] == lab.a
+
+
+def test_errors_of_functions_are_kept_and_an_interrupt_does_not_silence_them():
+    lab, seen = BoxLab(), []
+    lab.on_change(lambda: 1 / 0)
+    lab.on_change(lambda: lab.change(measure="L1"))
+    lab.on_change(lambda: [][1])
+    lab.observe(lambda change: seen.append(change["new"]), "trouble")
+    for _ in range(2):
+        from_page(lab, a=[0.0, 0.0, 0.1, 0.1])
+    assert "ZeroDivisionError" in lab.trouble and "IndexError" in lab.trouble
+    assert len(seen) == 1, "said once, not at every message"
+    lab, calls = BoxLab(), []
+
+    def stopped() -> None:
+        calls.append(lab.a)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    lab.on_change(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        lab.a = (0.0, 0.0, 0.1, 0.1)
+    lab.a = (0.0, 0.0, 0.2, 0.2)
+    assert len(calls) == 2
+
+
+def test_a_preset_with_own_numbers_begins_with_them():
+    lab = MatchingLab("greedy fails", weights=matching.Weights(1, 50, 2))
+    start = lab.traits_now()["given"]["presets"]["greedy fails"]
+    assert start["weights"] == lab.state["weights"] and start["boxes"] == lab.state["boxes"]
+    lab.weights = matching.Weights()
+    lab.preset = "greedy fails"
+    assert lab.weights.l1 == 50
 
 
 def test_messages_stay_small():

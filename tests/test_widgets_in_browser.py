@@ -10,6 +10,7 @@ import widget_picture
 from browser import drag, on_screen, state, touch_drag
 from PIL import Image
 
+from detr_mini import matching
 from detr_mini.widgets import BoxLab, MatchingLab
 
 IDENTITY = ("steps.at(-1).matching", "cost.slice(0, cost[0].length).map((_, i) => [i, i])")
@@ -124,6 +125,70 @@ def test_a_slider_stays_under_the_hand_whatever_becomes_of_its_class(open_lab):
         slider.fill(p)
         assert state(page)["probabilities"][0][0] == float(p)
     assert page.locator(".turn .slider span").all_inner_texts() == ["bus", "car", "no object", "boat"]
+
+
+def test_a_slider_at_its_end_and_back_gives_the_other_classes_back(open_lab):
+    lab = MatchingLab("greedy fails")
+    page = open_lab(lab)
+    slider = page.get_by_label("car", exact=True)
+    for p in ("0.7", "1", "0.4"):
+        slider.fill(p)
+    np.testing.assert_allclose(state(page)["probabilities"][0], lab.probabilities[0], atol=1e-9)
+    page = open_lab(MatchingLab("greedy fails", weights=matching.Weights(1, 50, 2)))
+    weight = page.get_by_label("L1 weight")
+    for value in ("49", "30", "20"):
+        weight.fill(value)
+        assert weight.get_attribute("max") == "50", "the range does not shrink under the hand"
+    page.get_by_role("button", name="reset").click()
+    assert state(page)["weights"]["l1"] == 50
+
+
+def test_the_steppers_buttons_stay_under_the_pointer(open_lab):
+    for width in (400, 1000):
+        page = open_lab(MatchingLab("a chain"), viewport={"width": width, "height": 900})
+        forward = page.get_by_label("one step forward")
+        place = forward.bounding_box()
+        for _ in range(11):
+            forward.click()
+            assert forward.bounding_box() == place
+        page.get_by_role("button", name="back to costs").click()
+        assert forward.bounding_box() == place
+        assert page.evaluate("document.activeElement.textContent") == "▶", "the focus is not lost"
+
+
+def test_a_drag_moves_nothing_but_the_box(open_lab):
+    for name in ("greedy fails", "more objects than queries"):
+        page = open_lab(MatchingLab(name), viewport={"width": 400, "height": 900})
+        before = page.locator("svg.stage").bounding_box()
+        x, y = on_screen(page, *state(page)["boxes"][1][:2])
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 2, y, steps=2)
+        assert page.locator("svg.stage").bounding_box() == before
+        page.mouse.up()
+
+
+def test_what_went_wrong_is_said_until_it_is_right_again(chromium):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.set_content(BoxLab().page())
+    page.wait_for_selector(".detr-mini[data-theme]")
+    change = "(a) => { const { model } = document.getElementById('widget');"
+    change += " model.set('state', { ...model.get('state'), a, by: 'python' }); }"
+    page.evaluate(change, None)
+    x, y = on_screen(page, 0.5, 0.5)
+    page.mouse.move(x, y, steps=3)
+    assert "BoxLab stopped" in page.inner_text(".trouble")
+    page.evaluate(change, [0.1, 0.1, 0.2, 0.2])
+    assert page.locator(".trouble").is_hidden()
+    context.close()
+
+
+def test_probabilities_that_python_sets_survive_a_drag(open_lab):
+    page = open_lab(MatchingLab("greedy fails"))
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowRight")
+    assert state(page)["touched"] == ["boxes", "step"]
 
 
 def test_a_removed_prediction_leaves_the_hand_and_the_last_hands_the_focus_on(open_lab):
@@ -261,7 +326,9 @@ def test_steps_are_marked_in_the_table_and_on_the_scene(open_lab):
     )
     path = {cell: "+" if place % 2 == 0 else "−" for place, cell in enumerate(step.path)}
     assert {(q, t): text for q, row in enumerate(signs) for t, text in enumerate(row) if text} == path
-    assert page.locator(".costs tbody .name.in-search").all_inner_texts() == ["q0", "q1", "q2"]
+    found = page.locator(".costs tbody .name.in-search")
+    assert [node.get_attribute("aria-label") for node in found.all()] == [f"q{q}, in the search" for q in range(3)]
+    assert all("▸" in text for text in found.all_inner_texts()), "not by colour alone"
     assert page.locator(".stage .lines .new").count() == 3 and page.locator(".stage .lines .leaving").count() == 2
     assert page.locator(".stage .lines .greedy").count() == 0
     reduced = lab.assignment.cost - step.row_potentials[:, None] - step.column_potentials
@@ -270,6 +337,9 @@ def test_steps_are_marked_in_the_table_and_on_the_scene(open_lab):
     assert said.startswith(f"reduced cost {reduced[1, 2]:.2f}, cost {lab.assignment.cost[1, 2]:.2f}")
     page.get_by_label("last step").click()
     assert "in" not in page.locator(".costs tfoot td").all_inner_texts(), "the search is over"
+    page.get_by_role("button", name="back to costs").click()
+    assert "in the search" not in page.locator("table.costs").evaluate("node => node.outerHTML")
+    page.get_by_label("last step").click()
     assert "matched so far: 3 of 3, cost 1.97" in page.inner_text(".totals")
 
 

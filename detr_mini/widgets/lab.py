@@ -89,7 +89,7 @@ class Lab(anywidget.AnyWidget):
         """Changes the state from Python; raises ValueError, and changes nothing, where the page could not show it."""
         news = {**self._good, **part}
         self.check(news)
-        self._good, self.trouble = news, ""
+        self._good = news
         self._publish()
         self._tell()
 
@@ -108,22 +108,26 @@ class Lab(anywidget.AnyWidget):
             self.trouble = f"Python refuses this: {error}"
             self._publish()
         else:
-            self._good, self.trouble = news, ""
-            if any(sent.get(name) != value for name, value in news.items() if name not in BY_PYTHON):
-                self._publish()  # the page did not know all of Python's state
+            self._good = news
+            same = all(sent.get(name) == value for name, value in news.items() if name not in BY_PYTHON)
+            if not same or sent.get("seen") != news["number"]:
+                self._publish()  # the page had not seen all of Python's state
             self._tell()
         self.heard = f"{sent.get('by')} {sent.get('number')}"
 
     def _tell(self) -> None:
         if self._telling:
             return
-        self._telling = True
-        for work in self._asked:
-            try:
-                work()
-            except Exception as error:  # the reader's own code: a cell's traceback would go unseen
-                self.trouble = f"your function raised {type(error).__name__}: {error}"
-        self._telling = False
+        self._telling, said = True, []
+        try:
+            for work in self._asked:
+                try:
+                    work()
+                except Exception as error:  # the reader's own code: a cell's traceback would go unseen
+                    said.append(f"your function raised {type(error).__name__}: {error}")
+        finally:
+            self._telling = False
+        self.trouble = "; ".join(said)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.says()} - run this cell to play"

@@ -60,6 +60,8 @@ class MatchingLab(Lab):
             scene["probabilities"] = _rows(probabilities)
         if weights is not None:
             scene["weights"] = asdict(weights)
+        if target is None:
+            presets[preset] = {**presets[preset], **scene}
         given = {"names": list(names), "presets": presets, "image": picture(image), "show_losses": bool(show_losses)}
         given["own"] = None if target is None else {**scene, "says": ""}
         given["loss_weights"] = {key: float(value) for key, value in asdict(losses.Weights()).items()}

@@ -128,7 +128,8 @@ function buildAssignmentTimeline(root, line, { guarded, redraw }) {
     scrub.set(state.index, "step", `${view.step}`);
     boxes.set(state.shown);
     say(play, player ? "pause" : "play");
-    put(play, { "aria-label": `${play.textContent}: the training`, "aria-pressed": String(Boolean(player)) });
+    put(play, { "aria-label": `${play.textContent}: the training`, title: `${play.textContent} the training` });
+    play.disabled = !last;
     put(told, { "aria-live": player ? "off" : "polite" });
     const mine = view.boxes.map((box, query) => [box, query]).filter(([, query]) => all || view.query.includes(query));
     stage.draw({
@@ -215,13 +216,21 @@ function drawHistory({ frames, truth, instability }, guarded, chosen) {
         width = across(Math.min(end + 0.5, last)) - x,
         text = query < 0 ? "" : `${query}`;
       svg.append(
-        make("svg:rect", {
-          class: query < 0 ? "owner none" : `owner shade${query % SHADES}`,
-          x,
-          y,
-          width,
-          height: ROW - 2,
-        }),
+        make(
+          "svg:rect",
+          {
+            class: query < 0 ? "owner none" : `owner shade${query % SHADES}`,
+            x,
+            y,
+            width,
+            height: ROW - 2,
+          },
+          make(
+            "svg:title",
+            {},
+            `o${object}: ${query < 0 ? "nobody" : `q${query}`}, steps ${frames[first].step} to ${frames[end].step}`,
+          ),
+        ),
       );
       if (text.length * LETTER <= width)
         svg.append(make("svg:text", { class: "number", x: x + width / 2, y: y + 10.5, "text-anchor": "middle" }, text));
@@ -233,20 +242,7 @@ function drawHistory({ frames, truth, instability }, guarded, chosen) {
     "aria-label": `the share of objects that changed hands goes from ${percent(instability[0])} to ${percent(instability.at(-1))} per cent`,
   });
   const go = (event) => chosen(Math.round(clamp(placeOn(svg, event)[0] / WIDE, 0, 1) * last));
-  svg.addEventListener(
-    "pointerdown",
-    guarded((event) => {
-      if (event.button > 0) return;
-      svg.setPointerCapture(event.pointerId);
-      go(event);
-    }),
-  );
-  svg.addEventListener(
-    "pointermove",
-    guarded((event) => {
-      if (event.buttons & 1) go(event);
-    }),
-  );
+  onPointing(svg, guarded(go));
   return { svg, at: (index) => put(needle, { x1: across(index), x2: across(index) }) };
 }
 

@@ -108,22 +108,15 @@ function buildAttentionExplorer(root, line, { guarded, redraw }) {
     },
     guarded,
   );
-  svg.addEventListener(
-    "pointerdown",
+  onPointing(
+    svg,
     guarded((event) => {
-      if (line.state.token !== null || event.button > 0) return;
+      if (line.state.token !== null || event.type === "pointermove") return;
       const [x, y] = placeOn(svg, event).map((share) => share * unit);
-      const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
-      const hit = given.found
-        .map((one, i) => [one, i])
-        .filter(
-          ([
-            {
-              box: [x1, y1, x2, y2],
-            },
-          ]) => x >= x1 && x <= x2 && y >= y1 && y <= y2,
-        );
-      if (hit.length) pick(hit.reduce((a, b) => (area(b[0]) < area(a[0]) ? b : a))[1]);
+      const inside = ([x1, y1, x2, y2]) => x >= x1 && x <= x2 && y >= y1 && y <= y2;
+      const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+      const hit = given.found.map(({ box }, i) => ({ box, i })).filter(({ box }) => inside(box));
+      if (hit.length) pick(hit.reduce((a, b) => (area(b.box) < area(a.box) ? b : a)).i);
     }),
   );
   const layer = slider(

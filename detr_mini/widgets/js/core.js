@@ -86,11 +86,15 @@ class Line {
     this.flying = {}; // in messages that Python has not answered
     this.inFlight = false;
     this.sent = 0;
+    this.seen = this.state.number; // Python's last state that this one is made from
+    this.fits = () => true; // whether what was changed here can stand beside what Python has set: a widget may say
     this.patience = PATIENCE_MS;
     this.onState = () => {
       const news = model.get("state");
       if (news.by === this.view) return; // our own
-      this.state = { ...structuredClone(news), ...this.flying, ...this.changed };
+      this.seen = news.by === "python" ? news.number : news.seen;
+      const merged = { ...structuredClone(news), ...this.flying, ...this.changed };
+      this.state = this.fits(merged) ? merged : structuredClone(news);
       changed();
     };
     this.onHeard = () => {
@@ -116,7 +120,8 @@ class Line {
     if (!Object.keys(this.flying).length) return;
     this.inFlight = true;
     this.sent += 1;
-    this.state = { ...this.state, number: this.sent, by: this.view, touched: Object.keys(this.flying) };
+    const touched = Object.keys(this.flying);
+    this.state = { ...this.state, number: this.sent, by: this.view, touched, seen: this.seen };
     this.model.set("state", structuredClone(this.state));
     this.model.save_changes();
     clearTimeout(this.timer);
@@ -165,9 +170,7 @@ export function widget(name, build) {
         (work) =>
         (...given) => {
           try {
-            const answer = work(...given);
-            own = "";
-            return answer;
+            return work(...given);
           } catch (error) {
             own = `${name} stopped: ${error.message}`;
             console.error(error);
@@ -176,7 +179,10 @@ export function widget(name, build) {
           }
         };
       const line = new Line(model, () => redraw());
-      const redraw = guarded(() => draw());
+      const redraw = guarded(() => {
+        draw();
+        own = ""; // what went wrong is said until the picture is right again
+      });
       model.on("change:trouble", tell);
       root.addEventListener("keydown", (event) => keepKey(event));
       guarded(() => {
@@ -199,6 +205,26 @@ function keepKey(event) {
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
   if (plain && !["Tab", "Escape"].includes(event.key) && !(event.shiftKey && event.key === "Enter"))
     event.stopPropagation();
+}
+
+// Calls `work(event)` for a mouse's press and drag, and for a finger's tap and sideways drag: a finger that scrolls the
+// page points at nothing.
+export function onPointing(node, work) {
+  let start = null;
+  node.addEventListener("pointerdown", (event) => {
+    start = event;
+    if (event.pointerType === "touch" || event.button > 0) return;
+    node.setPointerCapture(event.pointerId);
+    work(event);
+  });
+  node.addEventListener("pointermove", (event) => {
+    if (!(event.buttons & 1) || !start) return;
+    const [across, down] = [event.clientX - start.clientX, event.clientY - start.clientY].map(Math.abs);
+    if (event.pointerType !== "touch" || across > Math.max(8, down)) work(event);
+  });
+  node.addEventListener("click", (event) => {
+    if (start?.pointerType === "touch") work(event);
+  });
 }
 
 // A number as it is shown: a true minus, and no minus before a zero.

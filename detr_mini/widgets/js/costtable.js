@@ -75,7 +75,7 @@ export class CostTable {
       [1, objects, 4].forEach((span, i) => put(this.groups.children[i], { colspan: span || 1, scope: "colgroup" }));
     const parts = losses ? ["class", "L1", "GIoU", "sum"] : [];
     cells(this.head, ["", ...(cost[0]?.map((_, t) => `o${t}`) ?? []), ...parts], "th").forEach((node) =>
-      put(node, { class: null, scope: "col" }),
+      put(node, { class: null, scope: "col", "aria-label": null }),
     );
     cells(this.second, []);
     cells(this.foot, []);
@@ -87,7 +87,7 @@ export class CostTable {
         ...cost[q].map((value) => number(value)),
         ...added.map((value) => number(value)),
       ]);
-      put(name, { class: q === picked ? "name picked" : "name" });
+      put(name, { class: q === picked ? "name picked" : "name", "aria-label": null });
       rest.slice(0, objects).forEach((cell, t) => {
         const mine = has(optimal, q, t),
           greedys = has(greedy, q, t),
@@ -127,9 +127,11 @@ export class CostTable {
     heads.forEach((node, i) =>
       put(node, {
         class: search.columns.has(i - 2) ? "in-search" : !byRows && i - 2 > step.added ? "pale" : null,
+        "aria-label": search.columns.has(i - 2) ? `o${i - 2}, in the search` : null,
         scope: "col",
       }),
     );
+    heads.forEach((node, i) => sign(node, search.columns.has(i - 2) ? "▾" : ""));
     cells(this.second, [
       "v",
       "",
@@ -145,7 +147,11 @@ export class CostTable {
         ...reduced.map((value, t) => (known(q, t) ? number(value) : "")),
         ...(byRows ? [] : [slack(q)]),
       ]);
-      put(name, { class: search.rows.has(q) ? "name in-search" : entered ? "name" : "name pale" });
+      put(name, {
+        class: search.rows.has(q) ? "name in-search" : entered ? "name" : "name pale",
+        "aria-label": search.rows.has(q) ? `q${q}, in the search` : null,
+      });
+      sign(name, search.rows.has(q) ? "▸" : "");
       put(potential, { class: "potential", style: null, title: null, "aria-label": null });
       cost[q].forEach((value, t) => {
         const cell = rest[t],

@@ -72,20 +72,19 @@ function pointable(svg, size, extent, now, chosen, guarded, pointed = () => {}) 
       Math.min(Math.floor((x / width) * columns), columns - 1),
     ];
   };
-  const choose = ([row, column]) => {
-    if (row !== null) chosen(row, column);
-  };
-  const moved = (event) => {
-    if (event.pointerType !== "touch") pointed(...place(event));
-    if (event.buttons & 1) choose(place(event));
-  };
-  svg.addEventListener(
-    "pointerdown",
+  onPointing(
+    svg,
     guarded((event) => {
-      if (event.button === 0) choose(place(event));
+      const [row, column] = place(event);
+      if (row !== null) chosen(row, column);
     }),
   );
-  svg.addEventListener("pointermove", guarded(moved));
+  svg.addEventListener(
+    "pointermove",
+    guarded((event) => {
+      if (event.pointerType !== "touch") pointed(...place(event));
+    }),
+  );
   svg.addEventListener(
     "pointerleave",
     guarded(() => pointed(null, null)),

@@ -60,16 +60,10 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
     { names } = given;
   let picked = 0,
     view = null;
-  // Boxes and probabilities travel together: they are of one length.
+  line.fits = ({ boxes, probabilities }) => boxes.length === probabilities.length;
   const change = (part) => {
-    const both =
-      "boxes" in part
-        ? { probabilities: line.state.probabilities }
-        : "probabilities" in part
-          ? { boxes: line.state.boxes }
-          : {};
     if (part.step === null) stop();
-    line.change({ ...both, ...part });
+    line.change(part);
     redraw();
   };
   const objects = () => line.state.truth.boxes.length;
@@ -123,7 +117,10 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
   const reset = button(
     "reset",
     "take back all changes to this scene",
-    guarded(() => load(line.state.preset ?? OWN)),
+    guarded(() => {
+      load(line.state.preset ?? OWN);
+      addOne.focus(); // this one is off now
+    }),
   );
   const says = make("p", { class: "says" });
   const lines = choice(
@@ -135,7 +132,10 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
   const removeOne = button(
     "remove",
     "the selected prediction",
-    guarded(() => remove(picked)),
+    guarded(() => {
+      remove(picked);
+      if (!line.state.boxes.length) addOne.focus();
+    }),
   );
   const bar = make(
     "div",
@@ -190,11 +190,11 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
       make(
         "div",
         { class: "aside" },
+        stepper.node,
         table.node,
         signs,
         totals,
         parts,
-        stepper.node,
         notes,
         make("p", { class: "small" }, "weights of the matching"),
         make("div", { class: "sliders" }, ...weights.map(([, one]) => one.node)),
@@ -221,7 +221,8 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
     say(says, moved ? "changed; reset shows the scene as it began" : (scene?.says ?? ""));
     removeOne.disabled = !boxes.length;
     for (const [key, one] of weights) {
-      put(one.node.querySelector("input"), { max: Math.max(10, state.weights[key]) });
+      const input = one.node.querySelector("input");
+      put(input, { max: Math.max(input.max, state.weights[key]) }); // it never shrinks under the hand
       one.set(state.weights[key]);
     }
     stage.draw({
@@ -230,7 +231,7 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
       lines: connections(state, view, step),
       selected: picked < 0 ? -1 : picked + truth.boxes.length,
     });
-    sure.draw(picked, probabilities[picked], truth.labels, names);
+    sure.draw(picked, probabilities, truth.labels, names);
     if (step) table.step(view, step);
     else table.costs({ ...view, losses: given.show_losses ? view.losses : null, picked });
     say(signs, step ? STEP_SIGNS : truth.boxes.length && boxes.length ? COST_SIGNS : "");
@@ -244,7 +245,7 @@ function buildMatchingLab(root, line, { guarded, redraw }) {
 
 const COST_SIGNS = "● framed: an optimal pair; ○ dashed: greedy's; the bluer, the cheaper";
 const STEP_SIGNS =
-  "tinted: cost − u − v is 0; ● framed: matched so far; the path goes from + to + over −: when it is flipped, + enters and − leaves; filled names: in the search; slack: what is missing to reach, in: reached";
+  "tinted: cost − u − v is 0; ● framed: matched so far; the path goes from + to + over −: when it is flipped, + enters and − leaves; ▸ ▾ filled names: in the search; slack: what is missing to reach, in: reached";
 
 function pictured({ boxes, probabilities, truth }, names, owner, classOf) {
   const object = (box, t) => ({
@@ -350,8 +351,14 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
     if (count()) go(clamp(step, 0, count() - 1));
   };
   const stop = () => {
-    clearInterval(player);
+    clearInterval(player?.timer);
     player = null;
+  };
+  const advance = () => {
+    const step = now();
+    if (!root.isConnected || step !== player.step || step >= count() - 1) stop();
+    else to((player.step = step + 1));
+    redraw();
   };
   const play = button(
     "play",
@@ -359,15 +366,9 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
     guarded(() => {
       if (player) stop();
       else {
-        if ((now() ?? Infinity) >= count() - 1) to(0);
-        player = setInterval(
-          guarded(() => {
-            if (!root.isConnected || now() === null || now() >= count() - 1) stop();
-            else to(now() + 1);
-            redraw();
-          }),
-          PLAY_MS,
-        );
+        const from = now() ?? Infinity;
+        player = { step: from >= count() - 1 ? 0 : from, timer: setInterval(guarded(advance), PLAY_MS) };
+        to(player.step);
       }
       redraw();
     }),
@@ -402,6 +403,7 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
     guarded(() => {
       stop();
       go(null);
+      buttons.at(-2).focus(); // this one is off now
     }),
   );
   const node = make(
@@ -416,9 +418,9 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
     draw(happening) {
       const steps = count(),
         index = Math.min(now() ?? 0, steps - 1);
-      if (player && now() === null) stop();
+      if (player && now() !== player.step) stop(); // somebody else's hand
       say(play, player ? "pause" : "play");
-      put(play, { "aria-pressed": Boolean(player), "aria-label": `${player ? "pause" : "play"}: the algorithm` });
+      put(play, { "aria-label": `${play.textContent}: the algorithm`, title: `${play.textContent} the algorithm` });
       for (const one of buttons) one.disabled = !steps;
       leave.disabled = happening === null;
       say(
@@ -442,7 +444,14 @@ function buildProbabilities(changed, guarded) {
   const node = make("div", {}, title, list, others);
   let about = null,
     sliders = new Map(),
-    current = [];
+    current = [],
+    turned = null; // the slider in the hand, what the row was before, and what it was made into
+  const turn = (query, index, p) => {
+    const same = turned?.index === index && turned.made.every((value, i) => value === current[i]);
+    const before = same ? turned.before : current; // so that a slider at its end and back gives all others back
+    turned = { index, before, made: withProbability(before, index, p) };
+    changed(query, turned.made);
+  };
   const best = (row) => {
     // none where two are the surest
     const most = Math.max(...row),
@@ -452,10 +461,11 @@ function buildProbabilities(changed, guarded) {
   return {
     node,
     classOf: (row, names) => (best(row) < 0 ? "no class surest" : (names[best(row)] ?? "no object")),
-    draw(query, row, labels, names) {
+    draw(query, rows, labels, names) {
+      const row = rows[query];
       current = row ?? [];
       say(title, row ? `what q${query} says: probabilities` : "no prediction: add one");
-      const key = row ? `${query} ${labels}` : "";
+      const key = row ? `${query} of ${rows.length} for ${labels}` : "";
       if (key !== about) {
         about = key;
         sliders = new Map();
@@ -469,7 +479,7 @@ function buildProbabilities(changed, guarded) {
         const one = slider(
           "",
           { min: 0, max: 1, step: 0.01 },
-          guarded((p) => changed(query, withProbability(current, index, p))),
+          guarded((p) => turn(query, index, p)),
         );
         sliders.set(index, one);
         list.append(one.node);

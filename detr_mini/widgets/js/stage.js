@@ -117,7 +117,7 @@ export class Stage {
   }
 
   press(event) {
-    if (event.button > 0 || this.held) return;
+    if (event.button > 0 || !event.isPrimary || this.held) return;
     const { x, y, index, corner } = this.hit(event, event.pointerType === "touch" ? GRIP_TOUCH : GRIP);
     if (index < 0) return;
     event.preventDefault();
@@ -167,6 +167,7 @@ export class Stage {
     if (event.key === "Escape" && this.held) {
       const { index: dragged, before } = this.held;
       this.held = null;
+      event.stopPropagation(); // a notebook would leave the cell
       return this.say.moved(dragged, before);
     }
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

@@ -349,7 +349,7 @@ def test_what_a_cost_is_made_of_is_told_for_the_selected_prediction(open_lab):
     terms = lab.assignment.terms
     first = page.locator(".parts div").first.inner_text().replace("−", "-")
     sides = " + ".join(f"{name} {terms[name][0, 1]:.2f}" for name in terms)
-    assert first == f"q0 for o1: {sides} = {lab.assignment.cost[0, 1]:.2f} ●"
+    assert first == f"● q0 for o1: {sides} = {lab.assignment.cost[0, 1]:.2f}"
     assert f"second-best assignment costs {lab.assignment.margin:.2f} more" in page.inner_text(".notes")
 
 

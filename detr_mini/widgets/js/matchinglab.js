@@ -294,7 +294,7 @@ function explained({ cost, terms, optimal }, q) {
     Object.entries(terms)
       .map(([name, table]) => `${name} ${number(table[q][t])}`)
       .join(" + ");
-  return order.slice(0, 3).map((t) => `q${q} for o${t}: ${sum(t)} = ${number(cost[q][t])}${t === mine ? " ●" : ""}`);
+  return order.slice(0, 3).map((t) => `${t === mine ? "● " : ""}q${q} for o${t}: ${sum(t)} = ${number(cost[q][t])}`);
 }
 
 function totalsText(view, { boxes, truth }, step, withLosses) {

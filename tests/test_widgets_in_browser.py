@@ -454,6 +454,30 @@ def test_what_python_sets_meanwhile_and_what_the_hand_does_both_stay(open_lab):
     assert last["a"][0] == pytest.approx(0.1 + 2 / 64) and last["b"] == [0.5, 0.5, 0.9, 0.9]
 
 
+def test_a_view_that_is_opened_later_knows_which_of_pythons_states_it_shows(open_lab):
+    lab = BoxLab()
+    lab.a = (0.1, 0.1, 0.4, 0.4)
+    page = open_lab(lab)
+    page.focus(".stage .box.query")
+    page.keyboard.press("ArrowRight")
+    assert state(page)["seen"] == lab.state["number"] == 1
+    page.evaluate(
+        """async () => {
+          const held = document.getElementById('widget'), second = document.createElement('div');
+          document.body.append(second);
+          held.module.render({ model: held.model, el: second });
+        }"""
+    )
+    page.focus("body > div:last-child .stage .box.query")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        state(page)
+    now = state(page)
+    assert now["seen"] == 1 and now["a"][0] == pytest.approx(0.1 + 4 / 64), "the second view goes on from the first"
+    places = page.locator(".stage .box.query .edge").evaluate_all("all => all.map((one) => one.getAttribute('x'))")
+    assert len(places) == 2 and places[0] == places[1]
+
+
 def test_a_refused_change_is_taken_back_and_a_closed_view_sends_its_last(open_lab):
     page = open_lab(BoxLab())
     page.evaluate(

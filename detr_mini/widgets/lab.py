@@ -169,7 +169,7 @@ const model = {{
 const address = URL.createObjectURL(new Blob([{source}], {{ type: "text/javascript" }}));
 const {{ default: widget }} = await import(address);
 const el = document.getElementById("{place}");
-el.model = model;
+Object.assign(el, {{ model, module: widget }});
 el.close = widget.render({{ model, el }});
 </script>"""
 

@@ -86,13 +86,14 @@ class Line {
     this.flying = {}; // in messages that Python has not answered
     this.inFlight = false;
     this.sent = 0;
-    this.seen = this.state.number; // Python's last state that this one is made from
+    const seenBy = (state) => (state.by === "python" ? state.number : state.seen);
+    this.seen = seenBy(this.state); // Python's last state that this one is made from
     this.fits = () => true; // whether what was changed here can stand beside what Python has set: a widget may say
     this.patience = PATIENCE_MS;
     this.onState = () => {
       const news = model.get("state");
       if (news.by === this.view) return; // our own
-      this.seen = news.by === "python" ? news.number : news.seen;
+      this.seen = seenBy(news);
       const merged = { ...structuredClone(news), ...this.flying, ...this.changed };
       this.state = this.fits(merged) ? merged : structuredClone(news);
       changed();

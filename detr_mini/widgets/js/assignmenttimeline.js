@@ -45,45 +45,22 @@ function buildAssignmentTimeline(root, line, { guarded, redraw }) {
     picked: () => {},
     height: given.aspect,
   });
-  let player = null; // its timer, and the point that it set
   const change = (part) => {
     line.change(part);
     redraw();
   };
-  const stop = () => {
-    clearInterval(player?.timer);
-    player = null;
-  };
+  const play = player(root, "the training", {
+    now: () => line.state.index,
+    last: () => last,
+    go: (index) => change({ index }),
+    pace: PACE_MS,
+    redraw,
+    guarded,
+  });
   const byHand = (index) => {
-    stop();
+    play.stop();
     change({ index });
   };
-  const advance = () => {
-    if (!root.isConnected || line.state.index !== player.index || player.index === last) {
-      stop();
-      return redraw();
-    }
-    player.index += 1;
-    change({ index: player.index });
-  };
-  const play = button(
-    "play",
-    "the training",
-    guarded(() => {
-      if (player) {
-        stop();
-        return redraw();
-      }
-      player = {
-        index: line.state.index === last ? 0 : line.state.index,
-        timer: setInterval(
-          guarded(() => advance()),
-          PACE_MS,
-        ),
-      };
-      change({ index: player.index });
-    }),
-  );
   const scrub = slider("step", { min: 0, max: last, step: 1 }, guarded(byHand), null);
   const boxes = choice(
     "show",
@@ -104,7 +81,7 @@ function buildAssignmentTimeline(root, line, { guarded, redraw }) {
       make(
         "div",
         { class: "aside" },
-        make("div", { class: "bar" }, play, boxes.node),
+        make("div", { class: "bar" }, play.node, boxes.node),
         make("div", { class: "sliders" }, scrub.node),
         told,
         make(
@@ -122,15 +99,13 @@ function buildAssignmentTimeline(root, line, { guarded, redraw }) {
     const { state } = line,
       view = timelineView(state, given),
       all = state.shown === "all queries";
-    if (player && state.index !== player.index) stop(); // somebody else's hand
     const place = ([cx, cy, w, h]) => [cx, cy * given.aspect, w, h * given.aspect];
     const sure = (query) => `${number(100 * view.scores[query], 0)}\u00a0%`;
     scrub.set(state.index, "step", `${view.step}`);
     boxes.set(state.shown);
-    say(play, player ? "pause" : "play");
-    put(play, { "aria-label": `${play.textContent}: the training`, title: `${play.textContent} the training` });
-    play.disabled = !last;
-    put(told, { "aria-live": player ? "off" : "polite" });
+    play.draw();
+    play.node.disabled = !last;
+    put(told, { "aria-live": play.plays() ? "off" : "polite" });
     const mine = view.boxes.map((box, query) => [box, query]).filter(([, query]) => all || view.query.includes(query));
     stage.draw({
       items: [

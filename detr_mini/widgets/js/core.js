@@ -243,6 +243,44 @@ export function button(text, label, press) {
   return node;
 }
 
+// A button that plays through the points 0 to `last()`, one in `pace` milliseconds, and pauses when it is pressed again;
+// `go(point)` shows one. It stops where the point is not the one it set: somebody's hand, or another view's.
+export function player(root, what, { now, last, go, pace, redraw, guarded }) {
+  let running = null; // its timer, and the point that it set
+  const stop = () => {
+    clearInterval(running?.timer);
+    running = null;
+  };
+  const advance = () => {
+    if (!root.isConnected || now() !== running.point || running.point >= last()) {
+      stop();
+      return redraw();
+    }
+    running.point += 1;
+    go(running.point);
+  };
+  const press = () => {
+    if (running) {
+      stop();
+      return redraw();
+    }
+    const from = now() ?? Infinity;
+    running = { point: from >= last() ? 0 : from, timer: setInterval(guarded(advance), pace) };
+    go(running.point);
+  };
+  const node = button("play", what, guarded(press));
+  return {
+    node,
+    stop,
+    plays: () => Boolean(running),
+    draw() {
+      if (running && now() !== running.point) stop();
+      say(node, running ? "pause" : "play");
+      put(node, { "aria-label": `${node.textContent}: ${what}`, title: `${node.textContent} ${what}` });
+    },
+  };
+}
+
 export function slider(text, { min, max, step }, moved, digits = 2) {
   const input = make("input", { type: "range", min, max, step, "aria-label": text });
   const shown = make("output", { "aria-live": "off" });

@@ -346,33 +346,10 @@ function counted(count, name) {
 
 // Buttons that walk through the steps of the algorithm, or let them play.
 function buildStepper(root, { count, now, go, redraw, guarded }) {
-  let player = null;
   const to = (step) => {
     if (count()) go(clamp(step, 0, count() - 1));
   };
-  const stop = () => {
-    clearInterval(player?.timer);
-    player = null;
-  };
-  const advance = () => {
-    const step = now();
-    if (!root.isConnected || step !== player.step || step >= count() - 1) stop();
-    else to((player.step = step + 1));
-    redraw();
-  };
-  const play = button(
-    "play",
-    "play the algorithm",
-    guarded(() => {
-      if (player) stop();
-      else {
-        const from = now() ?? Infinity;
-        player = { step: from >= count() - 1 ? 0 : from, timer: setInterval(guarded(advance), PLAY_MS) };
-        to(player.step);
-      }
-      redraw();
-    }),
-  );
+  const play = player(root, "the algorithm", { now, last: () => count() - 1, go: to, pace: PLAY_MS, redraw, guarded });
   const text = make("p", { class: "step", "aria-live": "polite" });
   const buttons = [
     button(
@@ -385,7 +362,7 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
       "one step back",
       guarded(() => to((now() ?? 0) - 1)),
     ),
-    play,
+    play.node,
     button(
       "▶",
       "one step forward",
@@ -401,7 +378,7 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
     "back to costs",
     "leave the steps",
     guarded(() => {
-      stop();
+      play.stop();
       go(null);
       buttons.at(-2).focus(); // this one is off now
     }),
@@ -414,13 +391,11 @@ function buildStepper(root, { count, now, go, redraw, guarded }) {
   );
   return {
     node,
-    stop,
+    stop: play.stop,
     draw(happening) {
       const steps = count(),
         index = Math.min(now() ?? 0, steps - 1);
-      if (player && now() !== player.step) stop(); // somebody else's hand
-      say(play, player ? "pause" : "play");
-      put(play, { "aria-label": `${play.textContent}: the algorithm`, title: `${play.textContent} the algorithm` });
+      play.draw();
       for (const one of buttons) one.disabled = !steps;
       leave.disabled = happening === null;
       say(

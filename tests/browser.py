@@ -86,3 +86,13 @@ def touch_drag(page, start, end) -> None:
         point = {"x": x1 + part * (x2 - x1), "y": y1 + part * (y2 - y1)}
         touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def shown_pairs(page) -> list[tuple[int, int]]:
+    """The cells that the table frames as optimal."""
+    found = page.eval_on_selector_all(
+        "table.costs tbody tr",
+        "rows => rows.flatMap((row, q) => [...row.querySelectorAll('.cost')]"
+        ".flatMap((cell, t) => (cell.classList.contains('optimal') ? [[q, t]] : [])))",
+    )
+    return [tuple(pair) for pair in found]

@@ -7,23 +7,13 @@ import numpy as np
 import pytest
 import torch
 import widget_picture
-from browser import drag, on_screen, state, touch_drag
+from browser import drag, on_screen, shown_pairs, state, touch_drag
 from PIL import Image
 
 from detr_mini import matching
 from detr_mini.widgets import BoxLab, MatchingLab
 
 IDENTITY = ("steps.at(-1).matching", "cost.slice(0, cost[0].length).map((_, i) => [i, i])")
-
-
-def shown_pairs(page) -> list[tuple[int, int]]:
-    """The cells that the table frames as optimal."""
-    found = page.eval_on_selector_all(
-        "table.costs tbody tr",
-        "rows => rows.flatMap((row, q) => [...row.querySelectorAll('.cost')]"
-        ".flatMap((cell, t) => (cell.classList.contains('optimal') ? [[q, t]] : [])))",
-    )
-    return [tuple(pair) for pair in found]
 
 
 def python_lab(page, like: MatchingLab) -> MatchingLab:

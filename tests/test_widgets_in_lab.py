@@ -39,17 +39,8 @@ def small_notebook(folder: Path, source: str) -> str:
     return "small.ipynb"
 
 
-def on_screen(stage, place):
-    return stage.evaluate(
-        "(svg, [x, y]) => { const m = svg.getScreenCTM(); return [x * m.a + m.e, y * m.d + m.f]; }", place
-    )
-
-
-def drag(page, stage, start, end) -> None:
-    page.mouse.move(*on_screen(stage, start))
-    page.mouse.down()
-    page.mouse.move(*on_screen(stage, end), steps=10)
-    page.mouse.up()
+def drag(page, start, end) -> None:
+    browser.drag(page, start, end)
     page.wait_for_timeout(800)  # the last position is on its way
 
 
@@ -61,12 +52,8 @@ def stage_of(page, lab: str):
 
 
 def marked(page) -> list[list[int]]:
-    """The pairs that the table shows."""
-    return page.eval_on_selector_all(
-        ".detr-mini.MatchingLab table.costs tbody tr",
-        "rows => rows.flatMap((row, q) => [...row.querySelectorAll('.cost')]"
-        ".flatMap((cell, t) => (cell.classList.contains('optimal') ? [[q, t]] : [])))",
-    )
+    """The pairs that the table shows, as JSON has Python's."""
+    return [list(pair) for pair in browser.shown_pairs(page)]
 
 
 def flip_by_hand(page, query: int = 0) -> None:
@@ -75,7 +62,7 @@ def flip_by_hand(page, query: int = 0) -> None:
     before = ask_python(page, "lab.assignment.optimal")
     other = 1 - dict(map(tuple, before)).get(query, 0)
     ends = f"[lab.predictions[{query}, :2].tolist(), lab.target['boxes'][{other}, :2].tolist()]"
-    drag(page, stage, *ask_python(page, ends))
+    drag(page, *ask_python(page, ends))
     after = ask_python(page, "lab.assignment.optimal")
     assert after != before, "Python saw the drag"
     assert marked(page) == after, "the table shows what Python has"
@@ -86,10 +73,10 @@ def flip_by_hand(page, query: int = 0) -> None:
 
 
 def move_a_box(page) -> None:
-    stage = stage_of(page, "BoxLab")
+    stage_of(page, "BoxLab")
     ask_python(page, "[setattr(lab, 'a', (0.1, 0.1, 0.4, 0.5)), setattr(lab, 'b', (0.6, 0.5, 0.9, 0.9))][0]")
     page.wait_for_timeout(300)
-    drag(page, stage, (0.25, 0.3), (0.65, 0.6))
+    drag(page, (0.25, 0.3), (0.65, 0.6))
     assert ask_python(page, "lab.a") == pytest.approx([0.5, 0.4, 0.8, 0.8], abs=0.01)
     shown = page.locator(".detr-mini.BoxLab .measures td:nth-child(2)").all_inner_texts()
     assert [float(text.replace("−", "-")) for text in shown] == pytest.approx(
@@ -98,9 +85,9 @@ def move_a_box(page) -> None:
 
 
 def point_at_a_cell(page) -> None:
-    stage = stage_of(page, "PositionExplorer")
+    stage_of(page, "PositionExplorer")
     rows, columns = ask_python(page, "list(explorer.size)")
-    page.mouse.click(*on_screen(stage, (2.5 / columns, 8.5 / columns)))
+    page.mouse.click(*browser.on_screen(page, 2.5 / columns, 8.5 / columns))
     page.wait_for_timeout(500)
     assert ask_python(page, "list(explorer.cell)") == [8, 2]
     lowest, spread = ask_python(page, "[explorer.similarity.lowest, explorer.similarity.spread]")
@@ -158,14 +145,14 @@ def test_a_drag_reaches_python_and_back(front, page):
 def test_a_busy_kernel_loses_nothing_and_a_dead_one_stops_nothing(front, page):
     source = "from detr_mini.widgets import MatchingLab\nlab = MatchingLab('greedy fails')\nlab"
     front.run_all(page, small_notebook(front.work, source))
-    stage = stage_of(page, "MatchingLab")
+    stage_of(page, "MatchingLab")
     page.evaluate(
         """() => {
           const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
           kernel.requestExecute({ code: "import time\\ntime.sleep(3)\\nlab.lines = 'both'" });
         }"""
     )
-    drag(page, stage, MatchingLab().predictions[0, :2].tolist(), (0.2, 0.9))
+    drag(page, MatchingLab().predictions[0, :2].tolist(), (0.2, 0.9))
     assert marked(page) == [[0, 1], [1, 0]], "the picture does not wait for the kernel"
     ask_python(page, "0")  # the kernel is back, and the page sends what was held back
     page.wait_for_timeout(1500)
@@ -173,7 +160,7 @@ def test_a_busy_kernel_loses_nothing_and_a_dead_one_stops_nothing(front, page):
     assert there == pytest.approx([0.2, 0.9], abs=0.01) and lines == "both" and pairs == marked(page)
     page.wait_for_function("document.querySelectorAll('.stage .lines .greedy').length === 2", timeout=5000)
     front.stop_kernels()
-    drag(page, stage, (0.2, 0.9), MatchingLab().predictions[0, :2].tolist())
+    drag(page, (0.2, 0.9), MatchingLab().predictions[0, :2].tolist())
     assert marked(page) == [[0, 0], [1, 1]], "without a kernel the page goes on"
     assert page.locator(".detr-mini .trouble").is_hidden()
 
